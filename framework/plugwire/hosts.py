@@ -1,19 +1,21 @@
 """Hosts of URLs, by the host parser of the WHATWG URL standard (section 3.5) and UTS 46.
 
-A host is written in many ways and means one: `EXAMPLE.com`, `ex%61mple.com`, `0x7f.1`, `faß.de`, `[1:0::1]`. Everything that
-decides by host (routes, pools, credentials, cookies, pins) must see the one canonical form, so this is the only place
-that knows the others:
+A host is written in many ways and means one: `EXAMPLE.com`, `ex%61mple.com`, `0x7f.1`, `faß.de`, `[1:0::1]`.
+Everything that decides by host (routes, pools, credentials, cookies, pins) must see the one canonical form, so this is
+the only place that knows the others:
 
-1. A host in brackets is an IPv6 address and nothing else; written out in the form of RFC 5952, always in hex.
-2. In a *special* scheme (http, https, ws, wss, ftp) a host is percent-decoded, mapped by UTS 46 (non-transitional, so
-   `faß.de` is not `fass.de`) and turned into A-labels. If its last label then is a number, the whole must be an IPv4
-   address, in any of the forms that inet_aton took; one that is not, is refused rather than looked up as a name.
+1. A host in brackets is an IPv6 address and nothing else; written in the form of RFC 5952, always in hex.
+2. In a *special* scheme (http, https, ws, wss, ftp) a host is percent-decoded; in ASCII it is put into lower case, else
+   mapped by UTS 46 (non-transitional, so `faß.de` is not `fass.de`) and turned into A-labels. If its last label then
+   is a number, the whole must be an IPv4 address, in any of the forms that inet_aton took; one that is not, is refused
+   rather than looked up as a name.
 3. In any other scheme a host is opaque: letters keep their case, and what is not ASCII is percent-encoded.
 
 Whoever compares hosts before these steps lets `http://0x7f.1` past a guard for `127.0.0.1`.
 
-The mapping tables come from `idna`, imported on the first host that is not plain ASCII. Its own `encode` is not used: that
-is IDNA 2008, which refuses names such as `☃.net` that browsers, and UTS 46, take.
+The mapping tables come from `idna`, imported on the first host that is not ASCII. Its own `encode` is not used: that is
+IDNA 2008, which refuses names such as `☃.net` that browsers, and UTS 46, take. Some browsers hold only right-to-left
+labels to the bidi rule; UTS 46 and we hold all labels of a name that has one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ _FORBIDDEN = re.compile(r"[\x00\t\n\r #/:<>?@\[\\\]^|]")
 _FORBIDDEN_IN_DOMAIN = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
 _NOT_OPAQUE = re.compile(r"[^\x20-\x7e]")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
-_A_LABEL = re.compile(r"(?:^|\.)xn--")
 _RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
 _NUMBER_RADIX = {"0x": 16, "0X": 16}
 
@@ -83,12 +84,14 @@ def _percent_decode(text: str) -> str:
 
 
 def _to_ascii(domain: str) -> str:
-    """UTS 46 ToASCII with CheckHyphens, UseSTD3ASCIIRules, Transitional_Processing and VerifyDnsLength off, CheckBidi
-    and CheckJoiners on; the settings of WHATWG's "domain to ASCII"."""
+    """WHATWG URL, 3.3, "domain to ASCII": UTS 46 ToASCII with CheckHyphens, UseSTD3ASCIIRules, Transitional_Processing
+    and VerifyDnsLength off, CheckBidi and CheckJoiners on.
+
+    A name in ASCII is only put into lower case: sites are reached under A-labels that UTS 46 does not take, and since
+    2026 the standard lets them be.
+    """
     if domain.isascii():
-        domain = domain.lower()
-        if not _A_LABEL.search(domain):
-            return domain
+        return domain.lower()
     import idna
 
     try:
@@ -97,7 +100,7 @@ def _to_ascii(domain: str) -> str:
         is_bidi = any(_is_right_to_left(label) for label in labels)
         for label in labels:
             _check_label(label, is_bidi)
-    except (UnicodeError, IndexError, OverflowError) as error:  # idna's errors are UnicodeErrors
+    except (ValueError, IndexError, OverflowError) as error:  # idna: UnicodeErrors, and some plain ValueErrors
         reason = _reason_of(error)
     else:
         return ".".join(label if label.isascii() else _a_label(label) for label in labels)
@@ -131,8 +134,6 @@ def _is_right_to_left(label: str) -> bool:
 
 def _check_label(label: str, is_bidi: bool) -> None:
     """The validity criteria of UTS 46, section 4.1."""
-    if not label:
-        return
     import idna
 
     if not label.isascii():
@@ -144,7 +145,7 @@ def _check_label(label: str, is_bidi: bool) -> None:
         for position, character in enumerate(label):
             if character in "\u200c\u200d" and not idna.valid_contextj(label, position):
                 raise UnicodeError
-    if is_bidi:
+    if is_bidi and label:
         idna.check_bidi(label, check_ltr=True)
 
 

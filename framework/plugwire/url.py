@@ -1,8 +1,8 @@
 """URLs: one parser for routing, pooling and the scope of credentials.
 
-How it works. `URL(text)` parses by the WHATWG URL standard, the rules that browsers and most servers' own tools follow, and keeps
-the canonical parts. Where two programs may read the same text as different hosts, that standard silently repairs it and
-we refuse it instead, because a guard that read it differently has then already been passed:
+How it works. `URL(text)` parses by the WHATWG URL standard, the rules that browsers follow, and keeps the canonical
+parts. Where two programs may read the same text as different hosts, that standard silently repairs it and we refuse it,
+because a guard that read it differently has then already been passed:
 
     backslash before the query     http://good\\@evil        also in relative references
     tab, CR or LF anywhere         ht\\ntp://host
@@ -13,10 +13,11 @@ we refuse it instead, because a guard that read it differently has then already 
     file:                          has no peer to connect to
     lone surrogates                are no text
 
-So whatever is accepted means exactly what it means to a browser, and parsing `url.href` again gives the same URL.
+(A backslash in a query or fragment is a character like others.) So what is accepted means what it means to a browser,
+and parsing `url.href` again gives the same URL.
 
-Rules that hold: a URL never changes; two are equal if their `href`s are; `Origin` never has userinfo; neither `str`, `repr` nor
-a message of `InvalidURL` has a password in it, only `href` and `password` do.
+Rules that hold: a URL never changes; two are equal if their `href`s are; `Origin` never has userinfo; neither `str`,
+`repr` nor a message of `InvalidURL` has a password in it, only `href` and `password` do.
 
 Parsing takes one of three roads: the cache by string; one regular expression for the plain common form, of which every
 part is canonical already; the standard's algorithm. The second must give what the third gives (a property test holds it
@@ -87,12 +88,12 @@ _IN_USERINFO = re.compile(r"""[^\x21\x24-.0-9A-Z_a-z~]""")
 _IN_USERINFO_VALUE = re.compile(r"""[^\x21\x24&-.0-9A-Z_a-z~]""")
 _IN_FORM = re.compile(r"[^0-9A-Za-z\-._~ ]")
 
-# Text that canonicalisation leaves alone. A label that begins "xn--" and a last label that may be a number take the long
-# road, like everything else here that looks harmless and is left out.
+# Text that canonicalisation leaves alone. Dot segments, a last label that may be a number and all else that is left out
+# here, harmless or not, take the long road.
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _PLAIN = re.compile(
     r"(https?)://"
-    rf"((?:(?!xn--)[a-z0-9\-]++\.)*+(?!xn--)[a-z][a-z0-9\-]*+|(?:{_BYTE}\.){{3}}{_BYTE})"
+    rf"((?:[a-z0-9\-]++\.)*+[a-z][a-z0-9\-]*+|(?:{_BYTE}\.){{3}}{_BYTE})"
     r"(?::([1-9][0-9]{0,4}))?+"
     r"((?:/(?!\.|%2[eE])[A-Za-z0-9\-._~!$&'()*+,;=:@%]*+)*+)"
     r"(?:\?([A-Za-z0-9\-._~!$&()*+,;=:@%/?\[\]|{}]*+))?+"
@@ -185,7 +186,7 @@ class URL:
     _password: str
 
     def __new__(cls, text: str | URL) -> URL:
-        found = _recent.get(text)  # type: ignore[call-overload]
+        found = _recent.get(text)
         if found is not None:
             return found
         if isinstance(text, URL):
@@ -223,7 +224,7 @@ class URL:
             return reference
         if _SCHEME.match(reference):
             return URL(reference)
-        return _parse_relative(self, reference)
+        return _parse_relative(self._parts(), reference)
 
     def prefix(self, reference: str | URL) -> URL:
         """`reference` below this URL: what a session does with its `base_url`.
@@ -238,9 +239,9 @@ class URL:
         """
         if isinstance(reference, URL):
             return reference
-        if scheme := _SCHEME.match(reference):
-            if reference.startswith("//", scheme.end()) or scheme[1].lower() in DEFAULT_PORTS:
-                return URL(reference)
+        scheme = _SCHEME.match(reference)
+        if scheme and (reference.startswith("//", scheme.end()) or scheme[1].lower() in DEFAULT_PORTS):
+            return URL(reference)
         if self.query is not None or self.fragment is not None:
             _refuse(str(self), 0, "a URL that is a prefix has no query and no fragment")
         if wrong := _STRIPPED.search(reference):
@@ -293,10 +294,7 @@ class URL:
         Raises:
             InvalidURL: as for `URL`; also a port outside of 0 to 65535.
         """
-        parts = _Parts(
-            self.scheme, self._username, self._password, _bracketed(self.host), self.explicit_port, self.path,
-            self.query, self.fragment,
-        )  # fmt: skip
+        parts = self._parts()
         if scheme is not _UNSET:
             parts.scheme = _check_scheme(scheme + ":")
         if username is not _UNSET:
@@ -333,6 +331,18 @@ class URL:
     def without_userinfo(self) -> URL:
         """This URL without user name and password."""
         return self.copy_with(username="", password="") if self.has_userinfo else self
+
+    def _parts(self) -> _Parts:
+        return _Parts(
+            self.scheme,
+            self._username,
+            self._password,
+            _bracketed(self.host),
+            self.explicit_port,
+            self.path,
+            self.query,
+            self.fragment,
+        )
 
     # -- as a value --
 
@@ -371,12 +381,12 @@ CACHE_SIZE: Final = 1024
 """How many URLs are remembered, at most."""
 
 _CACHED_LENGTH = 2048  # longer texts are not remembered, so that the cache is bounded in bytes too
-_recent: dict[str, URL] = {}
-_older: dict[str, URL] = {}
+_recent: dict[str | URL, URL] = {}  # keys are texts; the type lets `URL.__new__` look before it knows what it has
+_older: dict[str | URL, URL] = {}
 _cache_lock = threading.Lock()
 
 
-def _remember(text: str) -> URL:
+def _remember(text: object) -> URL:
     global _older, _recent
     if not isinstance(text, str):
         raise TypeError(f"a URL is a str, not {type(text).__name__}")
@@ -443,39 +453,24 @@ def parse_by_standard(text: str) -> URL:
     scheme = _check_scheme(text)
     after = len(scheme) + 1
     if not text.startswith("//", after):
-        hint = f"; for a host write 'http://{text}'" if "@" not in text and scheme not in DEFAULT_PORTS else ""
-        _refuse(text, after, f"no '//' after the scheme{hint}")
+        _refuse(text, after, "no scheme such as 'https://', or no '//' after it")
     parts = _Parts(scheme, "", "", "", None, "", None, None)
     after = _parse_authority(parts, text, after + 2)
-    _parse_rest(parts, text, after, [])
+    _parse_rest(parts, text, after, "")
     return _make(parts)
 
 
-def _parse_relative(base: URL, text: str) -> URL:
-    """WHATWG URL, 4.4, from "no scheme state" on, with a base whose path is not opaque."""
+def _parse_relative(parts: _Parts, text: str) -> URL:
+    """WHATWG URL, 4.4, from "no scheme state" on. `parts` are those of the base, whose path is not opaque."""
     _check_text(text)
-    parts = _Parts(
-        base.scheme, base._username, base._password, _bracketed(base.host), base.explicit_port, base.path,
-        base.query, None,
-    )  # fmt: skip
+    parts.fragment = None
     if text.startswith("//"):
         parts.query = None
-        _parse_rest(parts, text, _parse_authority(parts, text, 2), [])
-    elif text.startswith("/"):
+        _parse_rest(parts, text, _parse_authority(parts, text, 2), "")
+        return _make(parts)
+    if text and text[0] != "#":
         parts.query = None
-        _parse_rest(parts, text, 0, [])
-    elif text == "" or text[0] == "#":
-        if text:
-            parts.fragment = _encode(_IN_FRAGMENT, text[1:])
-    else:
-        parts.query = None
-        segments = base.path.split("/")[1:]
-        if text[0] == "?":
-            path = base.path
-            _parse_rest(parts, text, 0, [])
-            parts.path = path
-        else:
-            _parse_rest(parts, text, 0, segments[:-1])
+    _parse_rest(parts, text, 0, parts.path)
     return _make(parts)
 
 
@@ -550,25 +545,25 @@ def _parse_authority(parts: _Parts, text: str, start: int) -> int:
     return end
 
 
-def _parse_rest(parts: _Parts, text: str, start: int, segments: list[str]) -> None:
-    """Path, query and fragment, from `start`. `segments` stand before a relative path."""
+def _parse_rest(parts: _Parts, text: str, start: int, base_path: str) -> None:
+    """Path, query and fragment, from `start`; an empty path is that of the base, a relative one begins from there."""
     text, hash_mark, fragment = text[start:].partition("#")
     path, question_mark, query = text.partition("?")
     if path.startswith("/"):
         parts.path = _write_path([], path[1:])
     elif path:
-        parts.path = _write_path(segments, path)
+        parts.path = _write_path(base_path.split("/")[1:-1], path)
     else:
-        parts.path = ""
+        parts.path = base_path
     if question_mark:
         parts.query = _encode(_IN_SPECIAL_QUERY if parts.scheme in DEFAULT_PORTS else _IN_QUERY, query)
     if hash_mark:
         parts.fragment = _encode(_IN_FRAGMENT, fragment)
 
 
-def _write_path(before: list[str], path: str) -> str:
-    """WHATWG URL, 4.4, "path state": dot segments, plain or escaped, are resolved; the rest is escaped."""
-    written = list(before)
+def _write_path(written: list[str], path: str) -> str:
+    """WHATWG URL, 4.4, "path state": dot segments, plain or escaped, are resolved; the rest is escaped. `written`
+    holds the segments that stand before."""
     segments = path.split("/")
     last = len(segments) - 1
     for index, segment in enumerate(segments):
