@@ -1,0 +1,18 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Real servers: ca, nginx, apache, node, asgi, peer.
+pytest_plugins = ["peers.fixtures"]
+
+# The world fixture (blocking, asyncio, trio from one text) lives in tests/worlds.py:
+# add "worlds" to pytest_plugins above when that file is there.
+
+# CI sees the same examples in every run, so that a red run can be had again; at home each run looks elsewhere.
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")

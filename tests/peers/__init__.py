@@ -1,0 +1,27 @@
+"""Real servers on loopback for the tests: nginx, Apache httpd, Node and a Python ASGI server.
+
+Each is a session fixture of the same name (see `fixtures.py`), started when a test first asks for it, on free ports,
+with its own configuration in its own temporary directory, and killed and waited for at the end of the run.
+
+All four serve the same bytes at the same paths, so that one test text runs against any of them (fixture `peer`):
+
+=============  ====================================================================================
+`/small`       `SMALL`, 127 bytes, with Content-Length
+`/big`         `BIG`, 1 MiB, with Content-Length
+`/chunked`     `SMALL`, Transfer-Encoding: chunked
+`/missing`     404
+`/redirect`    302 to `/small`
+`/unavailable` 503
+`/no-content`  204
+=============  ====================================================================================
+
+What only one of them has is listed at the head of its module.
+"""
+
+from __future__ import annotations
+
+from peers.certificates import Authority, Certificate
+from peers.content import BIG, SMALL, pattern
+from peers.server import Peer
+
+__all__ = ["BIG", "SMALL", "Authority", "Certificate", "Peer", "pattern"]

@@ -1,0 +1,148 @@
+"""Started by asgi.py with one argument, its settings as JSON. Beyond the paths that every peer has:
+
+===================  ==============================================================================================
+`/echo`              what came, as JSON: method, target, httpVersion, headers ([name, value]), length and sha256
+`/reflect`           the request's body, as it comes
+`/pattern?n=`        n bytes, byte i is i % 251, without Content-Length
+`/crash`             the application fails in the middle of the body
+===================  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import hypercorn.asyncio
+import hypercorn.config
+
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Exchange:
+    """One request, and the sending of its response."""
+
+    def __init__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        self._has_more = True
+
+    async def next_piece(self) -> bytes | None:
+        """The next piece of the request's body, None at its end."""
+        # Once the body is complete, another receive would wait for the client to go away.
+        if not self._has_more:
+            return None
+        message = await self._receive()
+        self._has_more = message.get("more_body", False)
+        body: bytes = message.get("body", b"")
+        return body
+
+    async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+
+    async def write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        await self.start(status, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *headers])
+        await self.write(body)
+        await self.end()
+
+
+async def echo(exchange: Exchange) -> None:
+    digest, length = hashlib.sha256(), 0
+    while (piece := await exchange.next_piece()) is not None:
+        digest.update(piece)
+        length += len(piece)
+    scope = exchange.scope
+    target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+    seen = {
+        "method": scope["method"],
+        "target": target.decode("latin-1"),
+        "httpVersion": scope["http_version"],
+        "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]],
+        "length": length,
+        "sha256": digest.hexdigest(),
+    }
+    await exchange.answer(200, json.dumps(seen).encode())
+
+
+async def reflect(exchange: Exchange) -> None:
+    await exchange.start(200)
+    while (piece := await exchange.next_piece()) is not None:
+        await exchange.write(piece)
+    await exchange.end()
+
+
+async def pattern(exchange: Exchange) -> None:
+    left = int(parse_qs(exchange.scope["query_string"])[b"n"][0])
+    block = bytes(range(251)) * 256
+    await exchange.start(200)
+    while left > 0:
+        await exchange.write(block[:left])
+        left -= min(left, len(block))
+    await exchange.end()
+
+
+async def crash(exchange: Exchange) -> None:
+    await exchange.start(200, [(b"content-length", b"1000")])
+    await exchange.write(b"half")
+    raise RuntimeError("this failure is asked for")
+
+
+async def main(settings: dict[str, Any]) -> None:
+    content = Path(settings["content"])
+    small, big = (content / "small.txt").read_bytes(), (content / "big.bin").read_bytes()
+
+    async def chunked(exchange: Exchange) -> None:
+        await exchange.start(200)
+        await exchange.write(small)
+        await exchange.end()
+
+    async def no_content(exchange: Exchange) -> None:
+        await exchange.start(204)
+        await exchange.end()
+
+    routes: dict[str, Callable[[Exchange], Awaitable[None]]] = {
+        "/small": lambda exchange: exchange.answer(200, small),
+        "/big": lambda exchange: exchange.answer(200, big),
+        "/redirect": lambda exchange: exchange.answer(302, b"", (b"location", b"/small")),
+        "/unavailable": lambda exchange: exchange.answer(503, b"unavailable\n"),
+        "/no-content": no_content,
+        "/chunked": chunked,
+        "/echo": echo,
+        "/reflect": reflect,
+        "/pattern": pattern,
+        "/crash": crash,
+    }
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = Exchange(scope, receive, send)
+        route = routes.get(scope["path"])
+        await (route(exchange) if route else exchange.answer(404, b"not found\n"))
+
+    config = hypercorn.config.Config()
+    config.bind = settings["tls"]
+    config.insecure_bind = settings["plain"]
+    config.certfile = settings["certificate"]
+    config.keyfile = settings["key"]
+    config.keep_alive_timeout = 600
+    config.keep_alive_max_requests = 1_000_000
+    await hypercorn.asyncio.serve(app, config)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))

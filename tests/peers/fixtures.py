@@ -1,0 +1,61 @@
+"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, and `peer`, which runs a test against each of them.
+
+A test that asks for one of them gets the marker `interop`, so `-m "not interop"` runs without any server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from peers import apache as _apache
+from peers import asgi as _asgi
+from peers import nginx as _nginx
+from peers import node as _node
+from peers.certificates import Authority, make_authority
+from peers.server import Peer
+
+PEERS = ("nginx", "apache", "node", "asgi")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not {*PEERS, "peer"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("interop")
+
+
+@pytest.fixture(scope="session")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return make_authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="session")
+def nginx(ca: Authority) -> Iterator[_nginx.Nginx]:
+    with _nginx.nginx(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def apache(ca: Authority) -> Iterator[_apache.Apache]:
+    with _apache.apache(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def node(ca: Authority) -> Iterator[_node.Node]:
+    with _node.node(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def asgi(ca: Authority) -> Iterator[_asgi.ASGI]:
+    with _asgi.asgi(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(params=PEERS)
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """Each server in turn."""
+    found: Peer = request.getfixturevalue(request.param)
+    return found
