@@ -21,13 +21,14 @@ labels to the bidi rule; UTS 46 and we hold all labels of a name that has one.
 from __future__ import annotations
 
 import re
+from unicodedata import bidirectional, category
+from typing import Final
 
 _FORBIDDEN = re.compile(r"[\x00\t\n\r #/:<>?@\[\\\]^|]")
 _FORBIDDEN_IN_DOMAIN = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
 _NOT_OPAQUE = re.compile(r"[^\x20-\x7e]")
 _PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
-_RIGHT_TO_LEFT = frozenset({"R", "AL", "AN"})
-_NUMBER_RADIX = {"0x": 16, "0X": 16}
+_RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 
 
 class InvalidHost(ValueError):
@@ -95,6 +96,7 @@ def _to_ascii(domain: str) -> str:
     import idna
 
     try:
+        _check_assigned(domain)
         mapped = idna.uts46_remap(domain, std3_rules=False)
         labels = [_decode_label(label) for label in mapped.split(".")]
         is_bidi = any(_is_right_to_left(label) for label in labels)
@@ -127,9 +129,13 @@ def _decode_label(label: str) -> str:
 
 
 def _is_right_to_left(label: str) -> bool:
-    from unicodedata import bidirectional
-
     return any(bidirectional(character) in _RIGHT_TO_LEFT for character in label)
+
+
+def _check_assigned(text: str) -> None:
+    """No character that is younger than this Python's Unicode, which cannot say what its NFC and direction are."""
+    if "Cn" in map(category, text):
+        raise UnicodeError
 
 
 def _check_label(label: str, is_bidi: bool) -> None:
@@ -137,6 +143,7 @@ def _check_label(label: str, is_bidi: bool) -> None:
     import idna
 
     if not label.isascii():
+        _check_assigned(label)
         if idna.uts46_remap(label, std3_rules=False) != label:  # a character that is mapped or ignored, or not NFC
             raise UnicodeError
         if label.startswith("xn--"):
@@ -165,7 +172,7 @@ def _parse_ipv4_number(text: str) -> int | None:
     if not text:
         return None
     radix = 10
-    if text[:2] in _NUMBER_RADIX:
+    if text[:2] in ("0x", "0X"):
         text, radix = text[2:], 16
     elif len(text) >= 2 and text[0] == "0":
         text, radix = text[1:], 8

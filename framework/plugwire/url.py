@@ -116,12 +116,12 @@ def _percent_decode(text: str) -> str:
     return data.decode("utf-8", "replace")
 
 
-def _refuse(text: str, position: int, reason: str) -> NoReturn:
+def _invalid(text: str, position: int, reason: str) -> InvalidURL:
     """Everything up to the last "@" may be part of a password, however it was meant, so none of it is shown."""
     shown = _REDACTABLE.sub(r"\1***@", text, count=1)
     if len(shown) > 200:
         shown = shown[:200] + "..."
-    raise InvalidURL(f"{reason} (character {position}): {shown!r}")
+    return InvalidURL(f"{reason} (character {position}): {shown!r}")
 
 
 @final
@@ -243,17 +243,21 @@ class URL:
         if scheme and (reference.startswith("//", scheme.end()) or scheme[1].lower() in DEFAULT_PORTS):
             return URL(reference)
         if self.query is not None or self.fragment is not None:
-            _refuse(str(self), 0, "a URL that is a prefix has no query and no fragment")
-        if wrong := _STRIPPED.search(reference):
-            _refuse(reference, wrong.start(), "white space or a control character")
-        if reference.startswith("//"):
-            _refuse(reference, 0, "a reference below a prefix does not begin with '//'")
-        if reference == "" or reference[0] in "?#":
+            raise _invalid(str(self), 0, "a URL that is a prefix has no query and no fragment")
+        first = reference[:1]
+        if first in ("", "?", "#"):
             return URL(self.href + reference)
-        base = self.href if self.href.endswith("/") else self.href + "/"
-        url = URL(base + (reference[1:] if reference[0] == "/" else reference))
-        if not url.path.startswith(self.path if self.path.endswith("/") else self.path + "/"):
-            _refuse(reference, 0, "the reference leaves the prefix by '..' segments")
+        if first <= " ":
+            raise _invalid(reference, 0, "white space or a control character")
+        if first == "/":
+            reference = reference[1:]
+            if reference[:1] == "/":
+                raise _invalid("/" + reference, 0, "a reference below a prefix does not begin with '//'")
+        base = self.href
+        url = URL(base + reference if base[-1] == "/" else f"{base}/{reference}")
+        path = self.path
+        if not url.path.startswith(path) or (path[-1:] != "/" and url.path[len(path) :][:1] not in ("", "/")):
+            raise _invalid(reference, 0, "the reference leaves the prefix by '..' segments")
         return url
 
     def with_params(self, params: Params) -> URL:
@@ -302,16 +306,11 @@ class URL:
         if password is not _UNSET:
             parts.password = _encode(_IN_USERINFO_VALUE, _check_part(password))
         is_special = parts.scheme in DEFAULT_PORTS
-        if host is not _UNSET:
-            parts.host = _bracketed(host)
-        try:
-            parts.host = parse_host(parts.host, is_special)
-        except InvalidHost as error:
-            reason = str(error)
-        else:
-            reason = ""
-        if reason:
-            raise InvalidURL(reason)
+        if host is not _UNSET or is_special != self.is_special:
+            try:
+                parts.host = parse_host(parts.host if host is _UNSET else _bracketed(host), is_special)
+            except InvalidHost as error:
+                raise InvalidURL(str(error)) from None
         if port is not _UNSET:
             if port is not None and not 0 <= port <= 65535:
                 raise InvalidURL(f"the port is not between 0 and 65535: {port}")
@@ -322,7 +321,7 @@ class URL:
             parts.path = _write_path([], _check_part(path).removeprefix("/")) if path else ""
         if query is not _UNSET:
             parts.query = None if query is None else _check_part(query)
-        if parts.query is not None:
+        if parts.query is not None and (query is not _UNSET or is_special != self.is_special):
             parts.query = _encode(_IN_SPECIAL_QUERY if is_special else _IN_QUERY, parts.query)
         if fragment is not _UNSET:
             parts.fragment = None if fragment is None else _encode(_IN_FRAGMENT, _check_part(fragment))
@@ -453,7 +452,7 @@ def parse_by_standard(text: str) -> URL:
     scheme = _check_scheme(text)
     after = len(scheme) + 1
     if not text.startswith("//", after):
-        _refuse(text, after, "no scheme such as 'https://', or no '//' after it")
+        raise _invalid(text, after, "no scheme such as 'https://', or no '//' after it")
     parts = _Parts(scheme, "", "", "", None, "", None, None)
     after = _parse_authority(parts, text, after + 2)
     _parse_rest(parts, text, after, "")
@@ -476,13 +475,13 @@ def _parse_relative(parts: _Parts, text: str) -> URL:
 
 def _check_text(text: str) -> None:
     if wrong := _STRIPPED.search(text):
-        _refuse(text, wrong.start(), "white space or a control character")
+        raise _invalid(text, wrong.start(), "white space or a control character")
     if wrong := _SURROGATE.search(text):
-        _refuse(text, wrong.start(), "a lone surrogate")
+        raise _invalid(text, wrong.start(), "a lone surrogate")
     head_end = _END_OF_PATH.search(text)
     backslash = text.find("\\", 0, head_end.start() if head_end else len(text))
     if backslash >= 0:
-        _refuse(text, backslash, "a backslash")
+        raise _invalid(text, backslash, "a backslash")
 
 
 def _check_part(text: str) -> str:
@@ -496,10 +495,10 @@ def _check_part(text: str) -> str:
 def _check_scheme(text: str) -> str:
     found = _SCHEME.match(text)
     if not found:
-        _refuse(text, 0, "no scheme, such as 'https://'")
+        raise _invalid(text, 0, "no scheme, such as 'https://'")
     scheme = found[1].lower()
     if scheme == "file":
-        _refuse(text, 0, "a file URL has no peer to connect to")
+        raise _invalid(text, 0, "a file URL has no peer to connect to")
     return scheme
 
 
@@ -512,12 +511,12 @@ def _parse_authority(parts: _Parts, text: str, start: int) -> int:
     found = _END_OF_AUTHORITY.search(text, start)
     end = found.start() if found else len(text)
     if end == start:
-        _refuse(text, start, "no host, or too many slashes before it")
+        raise _invalid(text, start, "no host, or too many slashes before it")
     parts.username = parts.password = ""
     at = text.find("@", start, end)
     if at >= 0:
         if text.find("@", at + 1, end) >= 0:
-            _refuse(text, at, "more than one '@' before the path; write it as %40")
+            raise _invalid(text, at, "more than one '@' before the path; write it as %40")
         username, _, password = text[start:at].partition(":")
         parts.username = _encode(_IN_USERINFO, username)
         parts.password = _encode(_IN_USERINFO, password)
@@ -529,18 +528,14 @@ def _parse_authority(parts: _Parts, text: str, start: int) -> int:
     try:
         parts.host = parse_host(host, parts.scheme in DEFAULT_PORTS)
     except InvalidHost as error:
-        reason = str(error)
-    else:
-        reason = ""
-    if reason:
-        _refuse(text, start, reason)
+        raise _invalid(text, start, str(error)) from None
     parts.port = None
     if port:
         if not (port.isascii() and port.isdigit()):
-            _refuse(text, start + colon + 1, "the port is not a number")
+            raise _invalid(text, start + colon + 1, "the port is not a number")
         digits = port.lstrip("0") or "0"
         if len(digits) > 5 or int(digits) > 65535:
-            _refuse(text, start + colon + 1, "the port is above 65535")
+            raise _invalid(text, start + colon + 1, "the port is above 65535")
         parts.port = int(digits)
     return end
 
