@@ -144,7 +144,7 @@ class Headers(MutableMapping[str, str]):
         lower = fields.lower
         if lower is None:
             lower = fields.lower = b"\n" + block.lower()
-        needle = _needle(name)
+        needle = _needle(name if type(name) is str else _text(name))
         found = lower.find(needle)
         if found < 0:
             return default
@@ -181,13 +181,13 @@ class Headers(MutableMapping[str, str]):
         return None if value is None else _parse_date(value)
 
     def __contains__(self, name: object) -> bool:
+        if type(name) is not str:
+            if not isinstance(name, (str, bytes)):
+                return False
+            name = _text(name)
         fields = self._fields
-        if not isinstance(name, (str, bytes)):
-            return False
-        if fields.keys is not None:
-            return _lower(name) in fields.keys
-        if fields.block is None:
-            return _lower(name) in fields.parsed_keys()
+        if fields.keys is not None or fields.block is None:
+            return name.lower() in fields.parsed_keys()
         lower = fields.lower
         if lower is None:
             lower = fields.lower = b"\n" + fields.block.lower()
@@ -233,7 +233,7 @@ class Headers(MutableMapping[str, str]):
 
     def __delitem__(self, name: str) -> None:
         fields = self._fields
-        key = _lower(name)
+        key = _text(name).lower()
         keys = fields.parsed_keys()
         if key not in keys:
             raise KeyError(name)
@@ -264,8 +264,9 @@ class Headers(MutableMapping[str, str]):
             raise UsageError(f"mode must be append, replace, if_new or coalesce, not {mode!r}")
 
     def prepend(self, name: str | bytes, value: str | bytes) -> None:
-        """Add a field line before all others. (Host should be the first: RFC 9110, 7.2.)"""
-        self._fields = self._fields.with_first(_checked_name(name), _checked_value(name, value))
+        """Add a field line before all others. Made for Host, which should be the first (RFC 9110, 7.2) and is the same
+        for many requests: the encoded line is remembered for the last few names and values."""
+        self._fields = _Fields(None, _line(_text(name), _text(value)) + self._fields.encoded())
 
     def update(  # type: ignore[override]  # bytes are taken too
         self, other: HeadersInit = (), /, **fields: str | bytes
@@ -405,7 +406,7 @@ class _Fields:
         return block
 
     def values(self, name: str | bytes) -> list[str]:
-        key = _lower(name)
+        key = _text(name).lower()
         keys = self.parsed_keys()
         if key not in keys:
             return []
@@ -418,11 +419,6 @@ class _Fields:
         return groups
 
     # A new line is put to the block where there is one: no list is built to be encoded again right after.
-
-    def with_first(self, name: str, value: str) -> _Fields:
-        if self.block is None:
-            return _Fields([(name, value), *self.parsed_lines()], None)
-        return _Fields(None, f"{name}: {value}\r\n".encode("latin-1") + self.block)
 
     def with_last(self, name: str, value: str) -> _Fields:
         if self.block is None:
@@ -571,27 +567,28 @@ def _bad_value(name: str | bytes, value: str) -> InvalidHeader:
 
 
 def _short(name: str | bytes) -> str:
-    text = name if isinstance(name, str) else str(name, "latin-1")
+    text = _text(name)
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _lower(name: str | bytes) -> str:
-    return name.lower() if isinstance(name, str) else str(name, "latin-1").lower()
+def _text(text: str | bytes) -> str:
+    return str(text, "latin-1") if isinstance(text, bytes) else text
 
 
-def _needle(name: str | bytes) -> bytes:
-    """What to look for in `_Fields.lower`."""
-    return _needle_of_str(name if isinstance(name, str) else str(name, "latin-1"))
+@lru_cache(256)
+def _line(name: str, value: str) -> bytes:
+    return f"{_checked_name(name)}: {_checked_value(name, value)}\r\n".encode("latin-1")
 
 
 @lru_cache(1024)
-def _needle_of_str(name: str) -> bytes:
+def _needle(name: str) -> bytes:
+    """What to look for in `_Fields.lower`."""
     # A name with a colon or LF in it must not be found across the border of name and value. No valid block has NUL.
     return b"\n" + name.lower().encode() + b":" if _TOKEN.fullmatch(name) else b"\0"
 
 
 def _join(name: str | bytes, values: list[str]) -> str:
-    key = _lower(name)
+    key = _text(name).lower()
     if key == "set-cookie" and len(values) > 1:
         raise UsageError("several Set-Cookie lines cannot be joined (RFC 9110, 5.3): use get_list('set-cookie')")
     return ("; " if key == "cookie" else ", ").join(values)

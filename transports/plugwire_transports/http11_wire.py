@@ -150,7 +150,7 @@ def _check_request_length(headers: Headers) -> None:
     values = headers.get_list("content-length")
     if len(values) != 1:
         raise InvalidHeader(f"a request has one Content-Length, not {len(values)}")
-    if _parse_length(values[0]) is None:
+    if _parse_length(values[0].encode("latin-1")) is None:
         raise InvalidHeader(f"Content-Length {values[0][:40]!r} is not a number of bytes (RFC 9110, 8.6)")
 
 
@@ -192,6 +192,16 @@ since trailers are never merged into the headers, and keeps a response whose con
 # -- the head of a response ----------------------------------------------------------------------------------------
 
 
+# The fields that steer the connection, found in one pass over the head: three look-ups would cost three times as much.
+_Line: TypeAlias = tuple[bytes, bytes]
+_STEERING: Final = re.compile(rb"\n(?i:(connection|content-length|transfer-encoding)):[ \t]*+([^\r]*+)")
+_CONNECTION, _CONTENT_LENGTH = len("connection"), len("content-length")
+
+
+def _elements(value: bytes) -> list[bytes]:
+    return [element.strip(b" \t") for element in value.lower().split(b",")]
+
+
 class ResponseHead:
     """The head of a response.
 
@@ -200,22 +210,35 @@ class ResponseHead:
         status: 100 to 999.
         reason: the reason phrase, often "".
         keep_alive: whether the peer lets the connection be used again, once the body has been read (RFC 9112, 9.3).
+        coding, length: Transfer-Encoding and Content-Length as they came, lines joined by a comma; None without one.
     """
 
-    __slots__ = ("headers", "keep_alive", "reason", "status", "version")
+    __slots__ = ("coding", "headers", "keep_alive", "length", "reason", "status", "version")
 
-    def __init__(self, version: str, status: int, reason: str, headers: Headers) -> None:
+    def __init__(self, version: str, status: int, reason: str, headers: Headers, steering: list[_Line]) -> None:
         self.version = version
         self.status = status
         self.reason = reason
         self.headers = headers
-        connection = headers.get("connection")
+        coding: bytes | None = None
+        length: bytes | None = None
+        connection = b""
+        for name, value in steering:
+            which = len(name)  # the three names differ in it
+            if which == _CONTENT_LENGTH:
+                length = value if length is None else length + b"," + value
+            elif which == _CONNECTION:
+                connection = connection + b"," + value if connection else value
+            else:
+                coding = value if coding is None else coding + b"," + value
+        self.coding = coding
+        self.length = length
         # RFC 9112, 9.3: close ends it; else 1.1 goes on; else 1.0 goes on if it says so; else it ends.
-        if connection is None:
-            self.keep_alive = version == "HTTP/1.1"
+        if connection and connection != b"keep-alive":
+            options = _elements(connection)
+            self.keep_alive = b"close" not in options and (version == "HTTP/1.1" or b"keep-alive" in options)
         else:
-            options = [option.strip(" \t") for option in connection.lower().split(",")]
-            self.keep_alive = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
+            self.keep_alive = version == "HTTP/1.1" or bool(connection)
 
     def __repr__(self) -> str:
         return f"<{self.version} {self.status} {self.reason}, {len(self.headers)} field lines>"
@@ -265,6 +288,7 @@ class HeadReader:
             int(code),
             "OK" if reason == b"OK" else str(reason or b"", "latin-1"),
             Headers.from_block(block),
+            _STEERING.findall(data, match.start(4) - 1, end),
         )
 
     def _wait(self, data: bytes, seen: int) -> None:
@@ -369,6 +393,7 @@ class Framing(NamedTuple):
     length: int | None = None
 
 
+_LENGTH: Final = FramingKind.LENGTH
 _NONE: Final = Framing(FramingKind.NONE, 0)
 _CHUNKED: Final = Framing(FramingKind.CHUNKED)
 _CLOSE: Final = Framing(FramingKind.CLOSE)
@@ -390,9 +415,7 @@ def framing(method: str, head: ResponseHead) -> Framing:
         return _TUNNEL
     if method == "HEAD" or status == 204 or status == 304:
         return _NONE
-    headers = head.headers
-    coding = headers.get("transfer-encoding")
-    length = headers.get("content-length")
+    coding, length = head.coding, head.length
     if coding is not None:
         # 3. Both: the sign of an attempt at smuggling, and the standard's "ought to be handled as an error".
         if length is not None:
@@ -401,27 +424,26 @@ def framing(method: str, head: ResponseHead) -> Framing:
         #    come only once (7.1). HTTP/1.0 has no transfer codings: the framing is faulty (6.1).
         if head.version == "HTTP/1.0":
             raise ProtocolError("Transfer-Encoding from an HTTP/1.0 server (RFC 9112, 6.1)")
-        if coding.lower() != "chunked":
-            raise ProtocolError(f"transfer coding {coding[:40]!r} was not asked for (RFC 9112, 7.4)")
+        if _elements(coding) != [b"chunked"]:
+            raise ProtocolError(f"Transfer-Encoding {_shown(coding)} was not asked for (RFC 9112, 7.4)")
         return _CHUNKED
     if length is not None:
         # 5. Content-Length that is no number, or several that differ: refused. Several equal ones count as one.
         size = _parse_length(length)
         if size is None:
-            sizes = {_parse_length(part.strip(" \t")) for part in length.split(",")}
+            sizes = {_parse_length(element) for element in _elements(length)}
             size = sizes.pop() if len(sizes) == 1 else None
             if size is None:
-                raise ProtocolError(f"Content-Length {length[:40]!r} is not one number of bytes (RFC 9112, 6.3)")
+                raise ProtocolError(f"Content-Length {_shown(length)} is not one number of bytes (RFC 9112, 6.3)")
         # 6. A valid Content-Length.
-        return Framing(FramingKind.LENGTH, size)
+        return Framing(_LENGTH, size)
     # 7. is about requests. 8. Everything up to the end of the connection.
     return _CLOSE
 
 
-def _parse_length(text: str) -> int | None:
+def _parse_length(text: bytes) -> int | None:
     """1*DIGIT up to MAX_LENGTH, in at most 19 digits; else None."""
-    # In latin-1 isdecimal is 0-9 alone; isdigit would take the superscripts too.
-    if not text.isdecimal() or not text.isascii() or len(text) > 19:
+    if not text.isdigit() or len(text) > 19:
         return None
     size = int(text)
     return size if size <= MAX_LENGTH else None
