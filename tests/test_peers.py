@@ -164,7 +164,7 @@ def test_nginx_takes_uploads(nginx: Nginx) -> None:
 def test_nginx_refuses_early(nginx: Nginx) -> None:
     head = "POST /limited HTTP/1.1\nHost: x\nContent-Length: 1000000000\n\n"
     with _raw(nginx, head) as sock:
-        assert _until_close(sock).startswith(b"HTTP/1.1 413 ")
+        assert sock.recv(12) == b"HTTP/1.1 413"  # it goes on reading for five seconds, which we do not wait for
 
 
 def test_nginx_unix_socket(nginx: Nginx) -> None:
