@@ -21,8 +21,8 @@ labels to the bidi rule; UTS 46 and we hold all labels of a name that has one.
 from __future__ import annotations
 
 import re
-from unicodedata import bidirectional, category
 from typing import Final
+from unicodedata import bidirectional, category
 
 _FORBIDDEN = re.compile(r"[\x00\t\n\r #/:<>?@\[\\\]^|]")
 _FORBIDDEN_IN_DOMAIN = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
@@ -181,7 +181,8 @@ def _parse_ipv4_number(text: str) -> int | None:
     digits = "0123456789abcdef"[:radix]
     if text.lower().strip(digits):
         return None
-    return int(text, radix) if len(text) <= 64 else 1 << 256  # far too large in any radix: do not compute it
+    text = text.lstrip("0") or "0"
+    return int(text, radix) if len(text) <= 64 else 1 << 64  # too large in any radix: do not compute how much
 
 
 def _parse_ipv4(domain: str) -> str:

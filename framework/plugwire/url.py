@@ -77,7 +77,7 @@ _END_OF_PATH = re.compile(r"[?#]")
 _STRIPPED = re.compile(r"^[\x00-\x20]|[\x00-\x20]\Z|[\t\n\r]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _DOT_SEGMENT = re.compile(r"(?:\.|%2[eE]){1,2}")
-_REDACTABLE = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.\-]*:)?/*).*@", re.DOTALL)
+_BEFORE_USERINFO = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.\-]*:)?/*")
 
 # What is percent-encoded where: WHATWG URL, 1.3.
 _IN_FRAGMENT = re.compile(r"""[^\x21\x23-;=?-_a-~]""")
@@ -118,7 +118,11 @@ def _percent_decode(text: str) -> str:
 
 def _invalid(text: str, position: int, reason: str) -> InvalidURL:
     """Everything up to the last "@" may be part of a password, however it was meant, so none of it is shown."""
-    shown = _REDACTABLE.sub(r"\1***@", text, count=1)
+    shown = text
+    at = text.rfind("@")
+    if at >= 0:
+        before = _BEFORE_USERINFO.match(text, 0, at)
+        shown = f"{before[0] if before else ''}***{text[at:]}"
     if len(shown) > 200:
         shown = shown[:200] + "..."
     return InvalidURL(f"{reason} (character {position}): {shown!r}")
@@ -300,6 +304,8 @@ class URL:
         """
         parts = self._parts()
         if scheme is not _UNSET:
+            if ":" in scheme:
+                raise InvalidURL("a scheme has no ':'")
             parts.scheme = _check_scheme(scheme + ":")
         if username is not _UNSET:
             parts.username = _encode(_IN_USERINFO_VALUE, _check_part(username))
