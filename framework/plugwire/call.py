@@ -6,11 +6,35 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from itertools import count
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from plugwire.errors import Cancelled, NotReplayable, PluginError
+from plugwire.events import Edge, Event, Step
+from plugwire.messages import AsyncResponse, Request
+from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
-    from plugwire.protocols import Abortable
+    from collections.abc import Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from plugwire.engine import Engine
+    from plugwire.protocols import Abortable, Observer, Runtime
+    from plugwire.timeouts import Timeout
+    from plugwire.url import Origin
+
+T = TypeVar("T")
+
+Handler: TypeAlias = "Callable[[Request, Call], Awaitable[AsyncResponse]]"
+Watchers: TypeAlias = "Mapping[type[Event], tuple[Observer, ...]]"
+
+NO_OPTIONS: Final[Mapping[str, object]] = MappingProxyType({})
 
 
 class Scope:
@@ -47,3 +71,284 @@ class Scope:
 racing: ContextVar[Scope | None] = ContextVar("plugwire_racing", default=None)
 """The scope of the starter that runs in this thread or task, inside of `Runtime.race` or `Runtime.start` of the
 blocking world; None elsewhere. What waits for a call joins this scope too, so that a race can end its losers."""
+
+
+class Call:
+    """A user's whole operation, retries and redirects included. Made by the session, handed to every hook.
+
+    Attributes:
+        context: the caller's `context=`.
+        origin: of the first URL: what credentials are bound to.
+        session: the session as plugins see it, never a face.
+        runtime: the world.
+        deadline: when to give up with all that lies before the head.
+        total: when to give up with everything, the body included.
+        timeout: the `Timeout` of the call.
+        attempt: the number of the attempt on the wire, from 1; 0 before the first.
+        streaming: the caller reads the body piece by piece (`stream()`, a handle's `send()`).
+        auth: what runs at stage `auth`, for requests to `origin` only.
+        given: the call's `options=`.
+        scope: what waits on behalf of the call.
+    """
+
+    __slots__ = (
+        "_id",
+        "_states",
+        "attempt",
+        "auth",
+        "context",
+        "deadline",
+        "given",
+        "holder",
+        "is_cancelled",
+        "max_redirects",
+        "origin",
+        "runtime",
+        "scope",
+        "session",
+        "setup",
+        "started",
+        "streaming",
+        "timeout",
+        "total",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        session: Engine,
+        runtime: Runtime,
+        origin: Origin,
+        timeout: Timeout,
+        *,
+        streaming: bool = False,
+        context: object = None,
+        auth: Any = None,
+        given: Mapping[str, object] = NO_OPTIONS,
+        watchers: Watchers | None = None,
+        parent: Deadline | None = None,
+    ) -> None:
+        now = runtime.now
+        self.session = session
+        self.runtime = runtime
+        self.origin = origin
+        self.timeout = timeout
+        self.streaming = streaming
+        self.context = context
+        self.auth = auth
+        self.given = given
+        self.watchers = watchers
+        self.started = now()
+        total = parent if parent is not None else Deadline(now)
+        if timeout.total is not None:
+            total = total.earlier(timeout.total, "total")
+        self.total = total
+        self.deadline = total if timeout.head is None else total.earlier(timeout.head, "head")
+        self.attempt = 0
+        self.scope = Scope()
+        self.is_cancelled = False
+        self.holder = ""
+        self.setup = 0.0
+        self.max_redirects: int | None = None
+        self._id = 0
+        self._states: dict[type, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} to {self.origin}, attempt {self.attempt}>"
+
+    @property
+    def id(self) -> int:
+        """A number, unique in the process, made when first asked for."""
+        if not self._id:
+            self._id = next(_ids)
+        return self._id
+
+    def options(self, kind: type[T]) -> T:
+        """The options of the declared type `kind`: its defaults, the session's, this call's, each over the last."""
+        return self.session.options(kind, self.given)
+
+    def state(self, kind: type[T]) -> T:
+        """An object of type `kind` that lives as long as the call: made by `kind()` at the first asking."""
+        states = self._states
+        if states is None:
+            states = self._states = {}
+        found: T | None = states.get(kind)
+        if found is None:
+            found = states[kind] = kind()
+        return found
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, as a back-off does. `call.cancel()` ends it.
+
+        Raises:
+            TotalTimeout, HeadTimeout: at once, if it would pass the deadline.
+        """
+        runtime = self.runtime
+        at = runtime.now() + max(seconds, 0)
+        if at >= self.deadline.at:
+            raise self.deadline.error("pool", f" (a pause of {seconds:g} s would pass it)")
+        waiter = runtime.waiter()
+        with self.waiting(waiter):
+            await waiter.wait(at)
+        self.check()
+
+    async def send(self, request: Request, without: tuple[object, ...] = ()) -> AsyncResponse:
+        """A side request through the same session, under the same deadline (token refresh, revalidation); its body is
+        read. `without` names plugins (objects) that it does not pass through: `without=(self,)`."""
+        return await self.session.side_call(self, request, without)
+
+    def cancel(self) -> None:
+        """End the call: whoever waits on its behalf is woken, and the call raises `Cancelled`. Works from any thread in
+        the blocking world, from the loop's thread elsewhere."""
+        self.is_cancelled = True
+        self.scope.abort()
+
+    def check(self) -> None:
+        """Raise what ended the call from outside, if anything did: `Cancelled`, `SessionClosed`."""
+        if self.is_cancelled:
+            raise Cancelled("the call was cancelled by call.cancel()")
+        self.session.check_open()
+
+    @contextmanager
+    def waiting(self, member: Abortable) -> Iterator[None]:
+        """While `member` waits on behalf of this call, `cancel()` and the end of a race reach it."""
+        inner = racing.get()
+        try:
+            self.scope.add(member)
+            if inner is not None:
+                inner.add(member)
+            yield
+        finally:
+            self.scope.discard(member)
+            if inner is not None:
+                inner.discard(member)
+
+    # -- events
+
+    def wants(self, kind: type[Event]) -> bool:
+        """True if somebody observes events of this class: only then build one."""
+        return self.watchers is not None and kind in self.watchers
+
+    def emit(self, event: Event) -> None:
+        """Tell those who observe events of this class."""
+        if self.watchers is not None:
+            for observer in self.watchers.get(type(event), ()):
+                tell(observer, event)
+
+    def tell(self, kind: type[Event], **fields: Any) -> None:
+        """Build an event of this class and emit it, if somebody wants it."""
+        if self.watchers is not None and kind in self.watchers:
+            self.emit(kind(time=self.runtime.now(), call=self, attempt=self.attempt, context=self.context, **fields))
+
+    def step(self, kind: type[Step], **fields: Any) -> StepEvents:
+        """A `with` block that emits STARTED at its begin and exactly one of FINISHED and FAILED at its end."""
+        return StepEvents(self, kind, fields)
+
+
+class StepEvents:
+    """Both ends of a step; `note(...)` adds what is only known at the end. Costs next to nothing if nobody looks."""
+
+    __slots__ = ("_call", "_fields", "_kind", "_is_wanted")
+
+    def __init__(self, call: Call, kind: type[Step], fields: dict[str, Any]) -> None:
+        self._call = call
+        self._kind = kind
+        self._fields = fields
+        self._is_wanted = call.wants(kind)
+
+    def note(self, **fields: Any) -> None:
+        """What FINISHED or FAILED will say beyond what STARTED said."""
+        self._fields.update(fields)
+
+    def start(self) -> Self:
+        """The step begins; for steps that end elsewhere than in a `with` block."""
+        if self._is_wanted:
+            self._call.tell(self._kind, edge=Edge.STARTED, **self._fields)
+        return self
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The step is over; only the first time counts."""
+        if self._is_wanted:
+            self._is_wanted = False
+            edge = Edge.FINISHED if error is None else Edge.FAILED
+            self._call.tell(self._kind, edge=edge, error=error, **self._fields)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end(error)
+
+
+def tell(observer: Observer, event: Event) -> None:
+    """Give an event to an observer. What it raises goes to `sys.unraisablehook`, once for each observer, never to the
+    call."""
+    try:
+        observer(event)
+    except Exception as error:
+        if _key(observer) in _broken:
+            return
+        _broken.add(_key(observer))
+        sys.unraisablehook(_Unraisable(type(error), error, error.__traceback__, "an observer raised; ignored in", observer))
+
+
+class _Unraisable(NamedTuple):
+    """What `sys.unraisablehook` is called with."""
+
+    exc_type: type[BaseException]
+    exc_value: BaseException
+    exc_traceback: TracebackType | None
+    err_msg: str
+    object: object
+
+
+_broken: set[tuple[int, int]] = set()
+_ids = count(1)
+
+
+def _key(observer: Observer) -> tuple[int, int]:
+    """Tells observers apart; a bound method is another object each time that it is looked up."""
+    return id(getattr(observer, "__self__", None)), id(getattr(observer, "__func__", observer))
+
+
+class Next:
+    """What a middleware gets as `call_next`: `response = await call_next(request)`.
+
+    It hands down a snapshot of the request (copy on write), so the middleware may change its own freely. It may be
+    called again, also concurrently, and stays valid until the response is closed. It checks the middleware's manners.
+    """
+
+    __slots__ = ("_below", "_call", "_inner", "_name", "_origin", "_times")
+
+    def __init__(self, inner: Handler, call: Call, name: str, below: str, origin: Origin | None) -> None:
+        self._inner = inner
+        self._call = call
+        self._name = name
+        self._below = below
+        self._origin = origin
+        self._times = 0
+
+    async def __call__(self, request: Request) -> AsyncResponse:
+        if not isinstance(request, Request):
+            raise PluginError(f"{self._name} called call_next({type(request).__name__}): a Request", self._name)
+        if self._origin is not None and request.url.origin != self._origin:
+            raise PluginError(
+                f"{self._name} changed the origin from {self._origin} to {request.url.origin} inside the send tier, "
+                "where credentials are already on the request; do it in around_call",
+                self._name,
+            )
+        if self._times and not request.body.is_replayable:
+            raise NotReplayable(f"{self._name} called call_next again, and the request's body can be sent only once")
+        self._times += 1
+        response = await self._inner(request.copy(), self._call)
+        if not isinstance(response, AsyncResponse):
+            raise returned_no_response(self._below, response)
+        self._call.holder = self._name
+        return response
+
+
+def returned_no_response(name: str, value: object) -> PluginError:
+    """The error for a middleware that returned something else than a response."""
+    return PluginError(f"{name} returned {type(value).__name__}, not an AsyncResponse", name)

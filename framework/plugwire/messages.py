@@ -1,0 +1,887 @@
+"""`Request`, and the two faces of a response: `AsyncResponse`, which middleware sees in every world, and `Response`,
+the blocking face that a `Session` puts over it.
+
+A response's body is in one of these states:
+
+    UNREAD    the head is here, the body untouched
+    READING   some of it was consumed by the caller, piece by piece
+    KEPT      read whole and kept: `content`, `text`, `json()` answer
+    CONSUMED  consumed to its end; nothing was kept
+    CLOSED    closed before its end
+"""
+
+from __future__ import annotations
+
+import json as _json
+import re
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
+
+from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
+from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
+from plugwire.headers import Headers, HeadersInit
+from plugwire.url import URL, Params
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from plugwire.config import Proxy, TLSConfig
+    from plugwire.decoders import AsyncDecoded, Decoded, Decoder
+    from plugwire.protocols import AroundSend, Body, ConnectionInfo, Source, Stream
+    from plugwire.url import Origin
+
+T = TypeVar("T")
+
+HeaderTypes: TypeAlias = HeadersInit
+ParamTypes: TypeAlias = Params
+FileTypes: TypeAlias = "Mapping[str, object] | Sequence[tuple[str, object]]"
+
+
+class _HasAroundSend:
+    """Only for the type below: any object with `around_send`."""
+
+    around_send: AroundSend
+
+
+AuthTypes: TypeAlias = "tuple[str, str] | object | None"
+
+INHERIT: Final[Any] = NOTHING
+"""Stands for "as the session has it"."""
+
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+class Request:
+    """A request: a mutable value without world or session.
+
+    Middleware gets a snapshot of it (copy on write), so it may change what it likes and call again: nothing comes back
+    up.
+
+    Attributes:
+        method: in the case given; methods are case-sensitive (RFC 9110, 9.1).
+        url: a `URL`.
+        headers: a `Headers`.
+        body: its content, a `Source`.
+        target: the request target (RFC 9112, 3.2), where it is not the one that method and URL give; "*" for OPTIONS.
+        proxy, tls, http_versions: this request's way, or `INHERIT`.
+        trailers: called after the body was sent; gives the trailer fields (chunked or HTTP/2 only).
+        expect_continue: wait for 100 (Continue) before sending the body, at most so many seconds, then send it anyway
+            (RFC 9110, 10.1.1); None: do not ask.
+        affinity: the connection to use, for a handle's requests.
+    """
+
+    __slots__ = (
+        "affinity",
+        "body",
+        "expect_continue",
+        "headers",
+        "http_versions",
+        "method",
+        "proxy",
+        "target",
+        "tls",
+        "trailers",
+        "url",
+    )
+
+    method: str
+    url: URL
+    headers: Headers
+    body: Source
+    target: str | None
+    proxy: Proxy | str | None
+    tls: TLSConfig
+    http_versions: tuple[str, ...]
+    trailers: Callable[[], Headers] | None
+    expect_continue: float | None
+    affinity: Any
+
+    def __init__(
+        self,
+        method: str,
+        url: URL | str,
+        *,
+        params: ParamTypes | None = None,
+        headers: HeaderTypes | None = None,
+        content: SourceTypes = None,
+        data: object = None,
+        json: Json = NOTHING,
+        files: object = None,
+        trailers: Callable[[], Headers] | None = None,
+        expect_continue: float | None = None,
+    ) -> None:
+        if not (isinstance(method, str) and _METHOD.fullmatch(method)):
+            raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
+        self.method = method
+        self.url = URL(url)
+        if params is not None:
+            self.url = self.url.with_params(params)
+        self.headers = Headers(headers)
+        self.body = EMPTY
+        if content is not None or data is not None or json is not NOTHING or files is not None:
+            self.body, kind = make_body(content, data, json, files)
+            if kind is not None:
+                self.headers.add("content-type", kind, mode="if_new")
+        self.target = None
+        self.proxy = INHERIT
+        self.tls = INHERIT
+        self.http_versions = INHERIT
+        self.trailers = trailers
+        self.expect_continue = expect_continue
+        self.affinity = None
+
+    @property
+    def origin(self) -> Origin:
+        """Scheme, host and port."""
+        return self.url.origin
+
+    @property
+    def content(self) -> bytes | None:
+        """The body, if it lies in memory."""
+        return self.body.content
+
+    def copy(self) -> Request:
+        """A snapshot; its headers are shared until one of the two changes them."""
+        new = _new_request(Request)
+        new.method = self.method
+        new.url = self.url
+        new.headers = self.headers.copy()
+        new.body = self.body
+        new.target = self.target
+        new.proxy = self.proxy
+        new.tls = self.tls
+        new.http_versions = self.http_versions
+        new.trailers = self.trailers
+        new.expect_continue = self.expect_continue
+        new.affinity = self.affinity
+        return new
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.url}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What a pickled response keeps of its request: enough to say what was asked. Bodies and connections stay.
+        return (Request._rebuilt, (self.method, self.url, self.headers, self.body.content))
+
+    @classmethod
+    def _rebuilt(cls, method: str, url: URL, headers: Headers, content: bytes | None) -> Request:
+        request = cls(method, url, content=content)
+        request.headers = headers
+        return request
+
+
+_new_request = object.__new__
+
+
+class Timings(NamedTuple):
+    """Where the time of the last attempt went, in seconds; None for what did not happen or is not over.
+
+    setup: resolving, dialling and TLS, of a connection made for this request. wait: from the start of the attempt to
+    the end of the head, setup included. total: to the end of the body.
+    """
+
+    setup: float | None
+    wait: float | None
+    total: float | None
+
+
+class BodyState(Enum):
+    """Where a response's body stands; see the module."""
+
+    UNREAD = "unread"
+    READING = "being read"
+    KEPT = "kept"
+    CONSUMED = "consumed"
+    CLOSED = "closed"
+
+
+_CHARSET = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]+)\"|([^\s;\"]+))", re.IGNORECASE)
+_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+class ResponseBase:
+    """What both faces have in common, and never waits."""
+
+    __slots__ = ()
+
+    # Each face gives these; here they stand for the type checkers.
+    if TYPE_CHECKING:
+        status_code: int
+        reason: str
+        http_version: str
+        headers: Headers
+        request: Request | None
+        history: list[Any]
+        encoding_override: str | None
+
+        @property
+        def content(self) -> bytes: ...
+        @property
+        def url(self) -> URL | None: ...
+
+    @property
+    def ok(self) -> bool:
+        """True for a status below 400."""
+        return self.status_code < 400
+
+    @property
+    def encoding(self) -> str:
+        """The charset that `text` and `iter_text` use: the one set by the caller, that of content-type, else UTF-8.
+        An unknown charset counts as none."""
+        if self.encoding_override:
+            return self.encoding_override
+        match = _CHARSET.search(self.headers.get("content-type") or "")
+        if match:
+            import codecs
+
+            try:
+                return codecs.lookup(match[1] or match[2]).name
+            except LookupError:
+                pass
+        return "utf-8"
+
+    @encoding.setter
+    def encoding(self, value: str) -> None:
+        import codecs
+
+        try:
+            codecs.lookup(value)
+        except LookupError:
+            raise UsageError(f"encoding={value!r}: Python knows no such charset") from None
+        self.encoding_override = value
+
+    @property
+    def text(self) -> str:
+        """The content as text. A byte order mark goes before the charset of content-type (WHATWG Encoding, "decode");
+        what does not decode becomes U+FFFD.
+
+        Raises:
+            BodyUnread: the body was not read.
+        """
+        content = self.content
+        encoding = self.encoding
+        if not self.encoding_override:
+            for mark, marked in _BOMS:
+                if content.startswith(mark):
+                    encoding = marked
+        return content.decode(encoding, "replace")
+
+    def json(self) -> Any:
+        """The content as a JSON document (RFC 8259; UTF-8, or UTF-16 and UTF-32 by their signature).
+
+        Raises:
+            BodyUnread: the body was not read.
+            DecodingError: it is not JSON.
+        """
+        content = self.content
+        try:
+            return _json.loads(content)
+        except ValueError as error:
+            kind = self.headers.get("content-type") or "no content-type"
+            raise DecodingError(f"the content ({len(content)} bytes, {kind}) is not JSON: {error}") from error
+
+    def raise_for_status(self) -> Self:
+        """Raise `HTTPStatusError` for a status of 400 or above; otherwise the response itself."""
+        if self.status_code < 400:
+            return self
+        whose = "client" if self.status_code < 500 else "server"
+        error = HTTPStatusError(f"{self.status_code} {self.reason} ({whose} error) for {self.url}", self)
+        error.request = self.request
+        error.sent = True
+        raise error
+
+    @property
+    def links(self) -> dict[str, dict[str, str]]:
+        """The Link field (RFC 8288), by relation type, or by target where there is none."""
+        found: dict[str, dict[str, str]] = {}
+        for line in self.headers.get_list("link"):
+            for match in _LINK.finditer(line):
+                link = {"url": match[1]}
+                for name, quoted, plain in _LINK_PARAM.findall(match[2]):
+                    link.setdefault(name.lower(), quoted or plain)
+                for relation in link.get("rel", match[1]).split():
+                    found.setdefault(relation, link)
+        return found
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that this response sets, by name (RFC 6265, 5.2)."""
+        pairs = (line.partition(";")[0].partition("=") for line in self.headers.get_list("set-cookie"))
+        return {name.strip(): value.strip() for name, equals, value in pairs if equals and name.strip()}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.status_code} {self.reason}>"
+
+
+_LINK = re.compile(r"<([^>]*)>((?:\s*;\s*[\w!#$%&'*+.^`|~-]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
+_LINK_PARAM = re.compile(r";\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;,\"]+)))?")
+
+
+class AsyncResponse(ResponseBase):
+    """A response as middleware and the async worlds see it.
+
+    Args:
+        status_code: 100 to 999.
+        headers: as `Headers` takes them.
+        content, text, json: at most one; the body, then read and kept already.
+        body: a `Body` that is yet to be read.
+        request: what it answers.
+        reason: the phrase; None: the usual one of the status.
+
+    Attributes:
+        status_code, reason, http_version ("HTTP/1.1", "HTTP/2"), headers, request, history, connection.
+        body: the `Body` that `read` and its like read from; put another in its place to wrap it. A body that is kept
+            already is read again, through the wrapper.
+    """
+
+    __slots__ = (
+        "_body",
+        "_content",
+        "_is_busy",
+        "_reader",
+        "_state",
+        "_stream",
+        "connection",
+        "encoding_override",
+        "headers",
+        "history",
+        "http_version",
+        "reason",
+        "request",
+        "status_code",
+        "times",
+    )
+
+    def __init__(
+        self,
+        status_code: int,
+        *,
+        headers: Headers | HeaderTypes | None = None,
+        content: bytes | str | None = None,
+        text: str | None = None,
+        json: Json = NOTHING,
+        body: Body | None = None,
+        request: Request | None = None,
+        http_version: str = "HTTP/1.1",
+        reason: str | None = None,
+        connection: ConnectionInfo | None = None,
+        stream: Stream | None = None,
+    ) -> None:
+        self.status_code = status_code
+        self.headers = headers if type(headers) is Headers else Headers(headers)
+        self.request = request
+        self.http_version = http_version
+        self.reason = reason if reason is not None else usual_reason(status_code)
+        self.connection = connection
+        self.history: list[Any] = []
+        self.encoding_override: str | None = None
+        self.times: tuple[float, float, float, float | None] | None = None
+        self._stream = stream
+        self._is_busy = False
+        self._reader: MemoryBody | None = None
+        self._body = body
+        if body is not None:
+            self._content: bytes | None = None
+            self._state = BodyState.UNREAD
+            return
+        if type(content) is not bytes:
+            content = self._written(content, text, json)
+        self._content = content
+        self._state = BodyState.KEPT
+
+    def _written(self, content: bytes | str | None, text: str | None, json: Json) -> bytes:
+        """What `content=`, `text=` and `json=` mean, for a response that a middleware or a test makes."""
+        if not (isinstance(self.status_code, int) and 100 <= self.status_code <= 999):
+            raise UsageError(f"status_code={self.status_code!r}: a number from 100 to 999")
+        if json is not NOTHING:
+            self.headers.add("content-type", "application/json", mode="if_new")
+            return encode_json(json)
+        if text is not None:
+            self.headers.add("content-type", "text/plain; charset=utf-8", mode="if_new")
+            return text.encode()
+        return content.encode() if isinstance(content, str) else bytes(content or b"")
+
+    # -- what never waits
+
+    @property
+    def url(self) -> URL | None:
+        """The URL that was asked for, after redirects."""
+        return self.request.url if self.request is not None else None
+
+    @property
+    def content(self) -> bytes:
+        """The body, once it was read whole.
+
+        Raises:
+            BodyUnread: it was not.
+        """
+        if self._content is None:
+            raise BodyUnread(f"the response's body is {self._state.value}: read() keeps it whole")
+        return self._content
+
+    @property
+    def is_read(self) -> bool:
+        """True if the body was read whole and kept."""
+        return self._content is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """True if nothing is left to read or to close."""
+        return self._state in (BodyState.KEPT, BodyState.CONSUMED, BodyState.CLOSED)
+
+    @property
+    def trailers(self) -> Headers | None:
+        """The trailer section; None before the end of the body, or if there is none."""
+        return self._body.trailers if self._body is not None else None
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went."""
+        if self.times is None:
+            return Timings(None, None, None)
+        started, setup, head, ended = self.times
+        return Timings(setup or None, head - started, ended - started if ended is not None else None)
+
+    @property
+    def body(self) -> Body:
+        """The body below `read`."""
+        if self._body is None:
+            self._body = MemoryBody(self._content or b"")
+        elif self._state is BodyState.KEPT and not isinstance(self._body, MemoryBody):
+            self._body = MemoryBody(self._content or b"", self._body.trailers)
+        return self._body
+
+    @body.setter
+    def body(self, body: Body) -> None:
+        self._body = body
+        self._content = None
+        self._reader = None
+        self._state = BodyState.UNREAD
+
+    # -- what waits
+
+    async def read(self, size: int | None = None) -> bytes:
+        """Without `size`: the whole body; of an untouched one it is kept as `content`. With `size`: at most so many
+        bytes, at least one unless at the end; they are consumed.
+
+        Raises:
+            ReadTimeout, TotalTimeout, ReadError, IncompleteBody, ...: as for every read.
+            Busy: somebody else reads it now.
+        """
+        if size is not None and size >= 0:
+            return await self._receive(size) if size else b""
+        if self._content is not None and self._reader is None:
+            return self._content
+        is_untouched = self._state is BodyState.UNREAD
+        pieces: list[bytes] = []
+        while data := await self._receive(262144):
+            pieces.append(data)
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if is_untouched:
+            self._content = content
+            self._state = BodyState.KEPT
+        return content
+
+    async def readinto(self, buffer: bytearray | memoryview) -> int:
+        """Read into `buffer`; the number of bytes, 0 at the end. Without a copy of its own where nothing wraps the
+        body: the bytes come straight from the socket."""
+        view = memoryview(buffer).cast("B") if not isinstance(buffer, memoryview) or buffer.format != "B" else buffer
+        if not view:
+            return 0
+        body = self._begin()
+        try:
+            size = await body.receive_into(view)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self._is_busy = False
+        if not size:
+            self._ended()
+        return size
+
+    async def _receive(self, size: int) -> bytes:
+        body = self._begin()
+        try:
+            data = await body.receive(size)
+        except BaseException as error:
+            self._failed(error)
+            raise
+        finally:
+            self._is_busy = False
+        if not data:
+            self._ended()
+        return data
+
+    def _begin(self) -> Body:
+        """The body to read from, taken."""
+        if self._is_busy:
+            raise Busy("the response is being read already: it has one user at a time")
+        if self._state is BodyState.CLOSED:
+            raise UsageError("the response was closed before its body was read")
+        if self._state is BodyState.KEPT:
+            # Read again, from what is kept; `content` stays.
+            if self._reader is None:
+                self._reader = MemoryBody(self._content or b"")
+            self._is_busy = True
+            return self._reader
+        if self._state is BodyState.UNREAD:
+            self._state = BodyState.READING
+        self._is_busy = True
+        return cast("Body", self._body)
+
+    def _ended(self) -> None:
+        if self._state is BodyState.READING:
+            self._state = BodyState.CONSUMED
+
+    def _failed(self, error: BaseException) -> None:
+        if isinstance(error, IncompleteBody):
+            self._state = BodyState.CONSUMED
+
+    def iter_bytes(self, size: int | None = None) -> AsyncDecoded[bytes]:
+        """The content as it arrives, or in pieces of exactly `size` bytes (the last one may be shorter)."""
+        from plugwire.decoders import Pieces
+
+        return self.iter_decoded(Pieces(size))
+
+    def iter_text(self) -> AsyncDecoded[str]:
+        """The content as text, as it arrives."""
+        from plugwire.decoders import Text
+
+        return self.iter_decoded(Text(self.encoding))
+
+    def iter_lines(self) -> AsyncDecoded[str]:
+        """Lines of text, without their ends (LF, CRLF or CR)."""
+        from plugwire.decoders import Lines
+
+        return self.iter_decoded(Lines(self.encoding))
+
+    def iter_decoded(self, decoder: Decoder[T]) -> AsyncDecoded[T]:
+        """The items that a sans-IO decoder finds (see `plugwire.decoders`)."""
+        from plugwire.decoders import AsyncDecoded
+
+        return AsyncDecoded(self, decoder)
+
+    def take_stream(self) -> Stream:
+        """The stream, after 101 (Switching Protocols) or a 2xx to CONNECT. It is yours then: close it.
+
+        Raises:
+            UsageError: this response has none, or it was taken already.
+        """
+        stream, self._stream = self._stream, None
+        if stream is None:
+            raise UsageError(f"a {self.status_code} response has no stream to take, or it was taken already")
+        self._state = BodyState.CLOSED
+        return stream
+
+    async def close(self) -> None:
+        """Be done with it, in whatever state it is. Idempotent."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if self._state in (BodyState.UNREAD, BodyState.READING):
+            body = cast("Body", self._body)
+            if self._is_busy:
+                body.abort()
+                return
+            self._state = BodyState.CLOSED
+            await body.close()
+
+    def abort(self) -> None:
+        """Be done with it at once, without waiting: whoever reads is woken with an error, the connection is dropped."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        if self._state in (BodyState.UNREAD, BodyState.READING):
+            if not self._is_busy:
+                self._state = BodyState.CLOSED
+            cast("Body", self._body).abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_response, (AsyncResponse, *_travelling(self)))
+
+
+class Response(ResponseBase):
+    """The blocking face of a response, and a raw file: `io.BufferedReader(response)`, `io.TextIOWrapper`,
+    `shutil.copyfileobj` and `tarfile` work on it.
+
+    Args: as for `AsyncResponse`, but for `body`.
+    """
+
+    __slots__ = ("__weakref__", "_inner")
+
+    def __init__(
+        self,
+        status_code: int,
+        *,
+        headers: Headers | HeaderTypes | None = None,
+        content: bytes | str | None = None,
+        text: str | None = None,
+        json: Json = NOTHING,
+        request: Request | None = None,
+        http_version: str = "HTTP/1.1",
+        reason: str | None = None,
+    ) -> None:
+        self._inner = AsyncResponse(
+            status_code,
+            headers=headers,
+            content=content,
+            text=text,
+            json=json,
+            request=request,
+            http_version=http_version,
+            reason=reason,
+        )
+
+    @classmethod
+    def over(cls, inner: AsyncResponse) -> Response:
+        """The face over a response of the core."""
+        face = _new_request(cls)
+        face._inner = inner
+        return face
+
+    @property
+    def waiting(self) -> AsyncResponse:
+        """The response below this face."""
+        return self._inner
+
+    @property
+    def status_code(self) -> int:  # type: ignore[override]  # read here, a slot there
+        """The status (RFC 9110, 15)."""
+        return self._inner.status_code
+
+    @property
+    def reason(self) -> str:  # type: ignore[override]  # read here, a slot there
+        """The reason phrase; over HTTP/2 the usual one."""
+        return self._inner.reason
+
+    @property
+    def http_version(self) -> str:  # type: ignore[override]  # read here, a slot there
+        """"HTTP/1.1", "HTTP/1.0" or "HTTP/2"."""
+        return self._inner.http_version
+
+    @property
+    def headers(self) -> Headers:  # type: ignore[override]  # read here, a slot there
+        """The header fields."""
+        return self._inner.headers
+
+    @property
+    def trailers(self) -> Headers | None:
+        """The trailer section; None before the end of the body, or if there is none."""
+        return self._inner.trailers
+
+    @property
+    def request(self) -> Request | None:  # type: ignore[override]  # read here, a slot there
+        """The request as it went out."""
+        return self._inner.request
+
+    @property
+    def url(self) -> URL | None:
+        """The URL that was asked for, after redirects."""
+        return self._inner.url
+
+    @property
+    def history(self) -> list[Any]:  # type: ignore[override]  # read here, a slot there
+        """The responses that led here, oldest first."""
+        return self._inner.history
+
+    @property
+    def connection(self) -> ConnectionInfo | None:
+        """The connection it came over."""
+        return self._inner.connection
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went."""
+        return self._inner.timings
+
+    @property
+    def content(self) -> bytes:
+        """The body, once it was read whole; `BodyUnread` before."""
+        return self._inner.content
+
+    @property
+    def is_read(self) -> bool:
+        """True if the body was read whole and kept."""
+        return self._inner.is_read
+
+    @property
+    def is_closed(self) -> bool:
+        """True if nothing is left to read or to close."""
+        return self._inner.is_closed
+
+    @property
+    def encoding_override(self) -> str | None:  # type: ignore[override]  # a slot there
+        """The charset that the caller set."""
+        return self._inner.encoding_override
+
+    @encoding_override.setter
+    def encoding_override(self, value: str | None) -> None:
+        self._inner.encoding_override = value
+
+    def read(self, size: int | None = None) -> bytes:
+        """As `AsyncResponse.read`."""
+        return _drive(self._inner.read(size))
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:
+        """As `AsyncResponse.readinto`."""
+        return _drive(self._inner.readinto(buffer))
+
+    def readall(self) -> bytes:
+        """What is left of the body. (Without it `io.BufferedReader.read()` would never end.)"""
+        return self.read()
+
+    def readable(self) -> Literal[True]:
+        """A raw file for reading."""
+        return True
+
+    def writable(self) -> Literal[False]:
+        """A raw file for reading only."""
+        return False
+
+    def seekable(self) -> Literal[False]:
+        """A raw file that cannot seek."""
+        return False
+
+    def flush(self) -> None:
+        """Nothing to do; file objects have it."""
+
+    @property
+    def closed(self) -> bool:
+        """True once it was closed before its end; a body that was read can still be read from."""
+        return self._inner._state is BodyState.CLOSED  # pyright: ignore[reportPrivateUsage]  # the face of that class
+
+    def iter_bytes(self, size: int | None = None) -> Decoded[bytes]:
+        """As `AsyncResponse.iter_bytes`."""
+        from plugwire.decoders import Decoded
+
+        return Decoded(self, self._inner.iter_bytes(size))
+
+    def iter_text(self) -> Decoded[str]:
+        """As `AsyncResponse.iter_text`."""
+        from plugwire.decoders import Decoded
+
+        return Decoded(self, self._inner.iter_text())
+
+    def iter_lines(self) -> Decoded[str]:
+        """As `AsyncResponse.iter_lines`."""
+        from plugwire.decoders import Decoded
+
+        return Decoded(self, self._inner.iter_lines())
+
+    def iter_decoded(self, decoder: Decoder[T]) -> Decoded[T]:
+        """As `AsyncResponse.iter_decoded`."""
+        from plugwire.decoders import Decoded
+
+        return Decoded(self, self._inner.iter_decoded(decoder))
+
+    def take_stream(self) -> BlockingStream:
+        """As `AsyncResponse.take_stream`; of the stream's blocking face nothing is awaited."""
+        return BlockingStream(self._inner.take_stream())
+
+    def close(self) -> None:
+        """Be done with it, in whatever state it is. Idempotent; may be called from another thread, which then ends the
+        read that is under way."""
+        _drive(self._inner.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_response, (Response, *_travelling(self._inner)))
+
+
+class BlockingStream:
+    """The blocking face of a `Stream` that was taken over after 101 or CONNECT."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+
+    def receive(self, max_bytes: int = 65536) -> bytes:
+        """At most `max_bytes` bytes; b"" at the end."""
+        return _drive(self.stream.receive(max_bytes, float("inf")))
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`."""
+        _drive(self.stream.send(data, float("inf")))
+
+    def send_eof(self) -> None:
+        """End the sending side."""
+        _drive(self.stream.send_eof(float("inf")))
+
+    def close(self) -> None:
+        """Close it."""
+        self.stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _drive(coroutine: Any) -> Any:
+    from plugwire.drive import drive
+
+    return drive(coroutine)
+
+
+def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
+    """What of a read response is pickled."""
+    return (
+        response.status_code,
+        response.headers,
+        response.content,
+        response.request,
+        response.http_version,
+        response.reason,
+        response.history,
+        response.times,
+    )
+
+
+def _rebuild_response(
+    kind: type[AsyncResponse] | type[Response],
+    status_code: int,
+    headers: Headers,
+    content: bytes,
+    request: Request | None,
+    http_version: str,
+    reason: str,
+    history: list[Any],
+    times: Any,
+) -> AsyncResponse | Response:
+    inner = AsyncResponse(
+        status_code, headers=headers, content=content, request=request, http_version=http_version, reason=reason
+    )
+    inner.history = history
+    inner.times = times
+    return inner if kind is AsyncResponse else Response.over(inner)
+
+
+_REASONS: dict[int, str] = {}
+
+
+def usual_reason(status_code: int) -> str:
+    """The phrase that RFC 9110 gives for a status; "" for one that it does not know."""
+    if not _REASONS:
+        from http import HTTPStatus
+
+        _REASONS.update({int(status): status.phrase for status in HTTPStatus})
+    return _REASONS.get(status_code, "")

@@ -1,0 +1,150 @@
+"""`Route`: where a request goes, and how. It is the pool's key: two requests share a connection only if everything that
+matters for trust is equal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from plugwire.config import Proxy, TLSConfig
+from plugwire.errors import UsageError
+from plugwire.url import Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+HTTP_VERSIONS = ("h2", "http/1.1")
+"""The versions that are allowed by default, best first, as ALPN names them."""
+
+SECURE_SCHEMES = frozenset({"https", "wss", "https+unix"})
+
+_DEFAULT_TLS = TLSConfig()
+
+
+class Route:
+    """Immutable and hashable.
+
+    Attributes:
+        scheme, host, port: of the URL; `origin` has the three together.
+        proxy: the proxy on the way, or None.
+        tls: how the peer is verified; None for a scheme without TLS.
+        http_versions: the allowed versions, best first.
+        local_address: the numeric address to dial from, or None.
+        path: the Unix socket to dial, or None.
+        extra: further demands by name (`socket_options`, and what third-party transports define), as sorted pairs.
+        demands: the names of everything that is not at its default; a transport must list them all in `honours`.
+    """
+
+    __slots__ = ("_hash", "_key", "demands", "extra", "http_versions", "local_address", "origin", "path", "proxy", "tls")
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        proxy: Proxy | None = None,
+        tls: TLSConfig | None = None,
+        http_versions: tuple[str, ...] = HTTP_VERSIONS,
+        local_address: str | None = None,
+        path: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.origin = origin
+        self.proxy = proxy
+        self.tls = (tls or _DEFAULT_TLS) if origin.scheme in SECURE_SCHEMES else None
+        self.http_versions = http_versions
+        self.local_address = local_address
+        self.path = path
+        self.extra: tuple[tuple[str, Any], ...] = tuple(sorted((extra or {}).items()))
+        self._key = (origin, proxy, self.tls, http_versions, local_address, path, self.extra)
+        try:
+            self._hash = hash(self._key)
+        except TypeError as error:
+            raise UsageError(f"an option of the route cannot be hashed, so the pool could not tell routes apart: {error}") from None
+        self.demands = self._demands()
+
+    @property
+    def scheme(self) -> str:
+        """The URL's scheme."""
+        return self.origin.scheme
+
+    @property
+    def host(self) -> str:
+        """The host, without the brackets of IPv6."""
+        return self.origin.host
+
+    @property
+    def port(self) -> int:
+        """The port, filled in from the scheme; 0 where the scheme has none."""
+        return self.origin.port or 0
+
+    @property
+    def is_secure(self) -> bool:
+        """True if the scheme wants TLS."""
+        return self.tls is not None
+
+    @property
+    def server_hostname(self) -> str:
+        """The name that TLS sends (SNI) and verifies."""
+        return (self.tls.server_hostname if self.tls is not None else None) or self.host
+
+    def get_extra(self, name: str, default: Any = None) -> Any:
+        """A further demand by its name."""
+        for key, value in self.extra:
+            if key == name:
+                return value
+        return default
+
+    def replaced(self, **changes: Any) -> Route:
+        """A copy with other fields. `extra` is replaced as a whole."""
+        fields: dict[str, Any] = {
+            "proxy": self.proxy,
+            "tls": self.tls,
+            "http_versions": self.http_versions,
+            "local_address": self.local_address,
+            "path": self.path,
+            "extra": dict(self.extra),
+        }
+        origin = changes.pop("origin", self.origin)
+        return Route(origin, **{**fields, **changes})
+
+    def to_proxy(self) -> Route:
+        """The route to the proxy itself, on which a tunnel for this route is asked for: HTTP/1.1, the proxy's own TLS
+        settings, the same local address and socket options."""
+        if self.proxy is None:
+            raise UsageError(f"{self} has no proxy")
+        from plugwire.url import URL
+
+        url = URL(self.proxy.url)
+        return Route(
+            url.origin,
+            tls=self.proxy.tls,
+            http_versions=("http/1.1",),
+            local_address=self.local_address,
+            extra=dict(self.extra),
+        )
+
+    def _demands(self) -> frozenset[str]:
+        names: set[str] = set()
+        for name in ("proxy", "local_address", "path"):
+            if getattr(self, name) is not None:
+                names.add(name)
+        if self.http_versions != HTTP_VERSIONS:
+            names.add("http_versions")
+        if self.tls is not None:
+            names |= self.tls.demands()
+        names.update(name for name, _ in self.extra)
+        return frozenset(names)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Route) and self._hash == other._hash and self._key == other._key)
+
+    def __repr__(self) -> str:
+        details = [f"{name}={getattr(self, name)!r}" for name in ("local_address", "path") if getattr(self, name)]
+        if self.proxy is not None:
+            details.append("by proxy")
+        return f"<Route {self}{' ' if details else ''}{' '.join(details)}>"
+
+    def __str__(self) -> str:
+        return str(self.origin)
