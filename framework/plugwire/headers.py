@@ -57,7 +57,7 @@ SECRET_NAMES: Final = frozenset({"authorization", "proxy-authorization", "cookie
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*+")
 _LINE: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
-_LIST_ELEMENT: Final = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.)*+(?:"|\Z)|\\\Z)++')
+_LIST_ELEMENT: Final = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.?)*+"?)++')
 
 
 class Headers(MutableMapping[str, str]):
@@ -187,7 +187,7 @@ class Headers(MutableMapping[str, str]):
             name = _text(name)
         fields = self._fields
         if fields.keys is not None or fields.block is None:
-            return name.lower() in fields.parsed_keys()
+            return _key(name) in fields.parsed_keys()
         lower = fields.lower
         if lower is None:
             lower = fields.lower = b"\n" + fields.block.lower()
@@ -233,7 +233,7 @@ class Headers(MutableMapping[str, str]):
 
     def __delitem__(self, name: str) -> None:
         fields = self._fields
-        key = _text(name).lower()
+        key = _key(name)
         keys = fields.parsed_keys()
         if key not in keys:
             raise KeyError(name)
@@ -266,7 +266,10 @@ class Headers(MutableMapping[str, str]):
     def prepend(self, name: str | bytes, value: str | bytes) -> None:
         """Add a field line before all others. Made for Host, which should be the first (RFC 9110, 7.2) and is the same
         for many requests: the encoded line is remembered for the last few names and values."""
-        self._fields = _Fields(None, _line(_text(name), _text(value)) + self._fields.encoded())
+        name = _checked_name(name)
+        if type(value) is not str:
+            value = _checked_value(name, value)
+        self._fields = _Fields(None, _line(name, value) + self._fields.encoded())
 
     def update(  # type: ignore[override]  # bytes are taken too
         self, other: HeadersInit = (), /, **fields: str | bytes
@@ -406,7 +409,7 @@ class _Fields:
         return block
 
     def values(self, name: str | bytes) -> list[str]:
-        key = _text(name).lower()
+        key = _key(name)
         keys = self.parsed_keys()
         if key not in keys:
             return []
@@ -571,13 +574,24 @@ def _short(name: str | bytes) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def _text(text: str | bytes) -> str:
-    return str(text, "latin-1") if isinstance(text, bytes) else text
+def _text(name: str | bytes) -> str:
+    if isinstance(name, bytes):
+        return str(name, "latin-1")
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers are not all checked
+        raise TypeError(f"a field name is str or bytes, not {type(name).__name__}")
+    return name
 
 
 @lru_cache(256)
 def _line(name: str, value: str) -> bytes:
-    return f"{_checked_name(name)}: {_checked_value(name, value)}\r\n".encode("latin-1")
+    return f"{name}: {_checked_value(name, value)}\r\n".encode("latin-1")
+
+
+def _key(name: str | bytes) -> str:
+    """The name in lower case. A name that is no token is in no Headers, and is not made one by lower-casing (as the
+    Kelvin sign would be)."""
+    name = _text(name)
+    return name.lower() if name.isascii() else ""
 
 
 @lru_cache(1024)
@@ -588,7 +602,7 @@ def _needle(name: str) -> bytes:
 
 
 def _join(name: str | bytes, values: list[str]) -> str:
-    key = _text(name).lower()
+    key = _key(name)
     if key == "set-cookie" and len(values) > 1:
         raise UsageError("several Set-Cookie lines cannot be joined (RFC 9110, 5.3): use get_list('set-cookie')")
     return ("; " if key == "cookie" else ", ").join(values)
