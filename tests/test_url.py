@@ -6,6 +6,7 @@ import copy
 import pickle
 import threading
 from typing import Any
+from unicodedata import category
 
 import pytest
 
@@ -172,6 +173,14 @@ def test_refused_with_the_reason(text: str, reason: str) -> None:
     assert reason in str(caught.value)
     assert isinstance(caught.value, UsageError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_characters_that_this_python_does_not_know_are_refused() -> None:
+    unknown = [chr(code) for code in range(0x2000, 0x2100) if category(chr(code)) == "Cn"]
+    assert unknown
+    for character in unknown:
+        with pytest.raises(InvalidURL, match="internationalised"):
+            URL(f"http://{character}/")
 
 
 def test_the_message_says_where() -> None:

@@ -447,7 +447,7 @@ def _make_plain(plain: re.Match[str]) -> URL | None:
     port = None
     if port_text is not None:
         port = int(port_text)
-        if port > 65535 or port == DEFAULT_PORTS[scheme]:
+        if port > 65535:
             return None
     return _make(_Parts(scheme, "", "", host, port, path, query, fragment))
 
