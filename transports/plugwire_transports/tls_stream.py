@@ -1,0 +1,406 @@
+"""TLS as a plain `Stream` over any `Stream`: one text for every world, and TLS inside TLS for free.
+
+Theory. OpenSSL runs over two memory buffers, never over a socket. `_incoming` holds ciphertext of the lower stream that
+OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the lower stream has not got yet. The rules:
+
+1. **OpenSSL takes all it can.** When it says "want read", `_incoming` is empty and no plaintext is left in OpenSSL. So
+   `_incoming.pending` and `SSLObject.pending()` both 0 means *dry*: ask the lower stream. If not dry, a wait for
+   readability returns at once; a wait below would hang on bytes that we hold already.
+2. **`_outgoing` goes into `lower.write_now` as soon as it is filled**, before anything is awaited. What does not go out
+   at once the lower stream keeps, in order. So no cancel and no time-out can tear a record.
+3. **Plaintext is encrypted late.** `_plain` holds references to what `write_now` took; a batch is encrypted when the
+   lower stream has nothing unsent. A body of 1 GiB costs one batch of memory.
+4. **A read may have to write** (TLS 1.3 key update, post-handshake authentication) **and a write to read** (TLS 1.2
+   renegotiation, in a caller's own context). `_is_answering` and `_write_wants_read` carry that into the waits.
+5. **Readable below is not readable here.** Session tickets and key updates wake a wait and decrypt to nothing. Only a
+   look decides: `_has_news` decrypts, and keeps what it found in `_ahead`.
+6. **The end is authenticated** (RFC 8446, 6.1). close_notify is b"" for ever. The lower stream's end without it is
+   `ConnectionResetError`, because anybody on the way can fake a FIN and cut a body short. OpenSSL is never told of the
+   lower end, so OP_IGNORE_UNEXPECTED_EOF in a caller's context changes nothing.
+
+Forget rule 1 and a reader hangs with its answer in memory; forget 2 and a time-out ruins the connection unseen; forget
+5 and a session ticket stops an upload. `abort` may come from another thread: it swaps `_read`, `_write` and `_pending`,
+one assignment each, and aborts the lower stream; OpenSSL's objects bear one user at a time.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from errno import ECONNABORTED, ECONNRESET, EPIPE, EPROTO
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from plugwire.protocols import SOCKET, TLS, Extra, Stream, TLSInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from plugwire.protocols import Buffer
+
+T = TypeVar("T")
+
+RECORDS = 65536
+"""Ciphertext asked of the lower stream at a time: four full records."""
+
+BATCH = 65536
+"""Plaintext encrypted at a time."""
+
+RECORD = 16384
+"""The most plaintext in one record (RFC 8446, 5.1)."""
+
+
+class TLSStream(Stream):
+    """The plaintext side of a TLS connection over `lower`, which it owns; after the handshake.
+
+    Raises builtin `OSError` kinds only: `ConnectionResetError` when the peer breaks off, by an end without close_notify
+    or a fatal alert; `OSError` (EPROTO) when a record is bad.
+
+    Args:
+        lower: carries the ciphertext.
+        tls, incoming, outgoing: the SSLObject after its handshake, and its two buffers.
+        info: what the handshake agreed on.
+        keep_session: called once, at an orderly close, when nobody uses `tls` any more.
+    """
+
+    def __init__(
+        self,
+        lower: Stream,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        info: TLSInfo,
+        keep_session: Callable[[], object] | None = None,
+    ) -> None:
+        self.info = info
+        self._lower = lower
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._keep_session = keep_session
+        # Swapped when the stream is over, so that the hot road need not ask whether it is.
+        self._read: Callable[..., Any] = tls.read
+        self._write: Callable[[Buffer], int] = tls.write
+        self._pending: Callable[[], int] = tls.pending
+        self._plain: deque[memoryview] = deque()
+        self._plain_size = 0
+        self._ahead = b""
+        self._is_answering = False
+        self._write_wants_read = False
+        self._is_sound = True
+        self._has_said_end = False
+        self._is_aborted = False
+        self._is_closed = False
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        if self._ahead:
+            return self._take_ahead(max_bytes)
+        while True:
+            if not self._incoming.pending and not self._pending():
+                if self._outgoing.pending or self._is_answering:
+                    self._answer()
+                data = self._lower.read_now(RECORDS)
+                if data is None:
+                    return None
+                self._take(data)
+            try:
+                plain: bytes = self._read(max_bytes)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                plain = self._end(error)
+            return plain if plain or not max_bytes else self._end(None)
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        if self._ahead:
+            return self._take_ahead(max_bytes)
+        while True:
+            if not self._incoming.pending and not self._pending():
+                if self._outgoing.pending or self._is_answering:
+                    return await super().receive(max_bytes, at)
+                self._take(await self._lower.receive(RECORDS, at))
+            try:
+                plain: bytes = self._read(max_bytes)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                plain = self._end(error)
+            return plain if plain or not max_bytes else self._end(None)
+
+    async def receive_into(self, buffer: memoryview, at: float) -> int:
+        if self._ahead or not buffer:
+            return await super().receive_into(buffer, at)
+        while True:
+            if not self._incoming.pending and not self._pending():
+                if self._outgoing.pending or self._is_answering:
+                    return await super().receive_into(buffer, at)
+                self._take(await self._lower.receive(RECORDS, at))
+            try:
+                size: int = self._read(len(buffer), buffer)
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError as error:
+                size = len(self._end(error))
+            if not size:
+                return len(self._end(None))
+            # Whole records that came along: decrypt them into place too. What stops this comes again at the next read.
+            while self._incoming.pending and size < len(buffer):
+                try:
+                    more: int = self._read(len(buffer) - size, buffer[size:])
+                except ssl.SSLWantReadError:
+                    break
+                except ssl.SSLError as error:
+                    try:
+                        self._end(error)
+                    except OSError:
+                        pass
+                    break
+                if not more:
+                    self._end(None)
+                    break
+                size += more
+            return size
+
+    def _take(self, data: bytes) -> None:
+        """Ciphertext from below; b"" is its end, which is none of ours."""
+        if not data:
+            raise self._fail(ConnectionResetError(ECONNRESET, "the peer closed the connection without close_notify"))
+        self._incoming.write(data)
+
+    def _take_ahead(self, max_bytes: int) -> bytes:
+        data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
+        return data
+
+    def _has_news(self) -> bool:
+        """True if the next read gives something: content, the end, or an error."""
+        if not self._ahead:
+            try:
+                data = self.read_now(RECORD)
+            except ConnectionAbortedError:
+                raise
+            except OSError as error:
+                self._fail(error)
+                return True
+            if data is None:
+                return False
+            self._ahead = data
+        return True
+
+    def _answer(self) -> None:
+        """Send what a read had to write. If that fails the reading goes on: the next write will tell."""
+        try:
+            self._lower.write_now(self._outgoing.read())
+            self._is_answering = self._lower.unsent > 0
+        except OSError:
+            self._is_answering = False
+
+    # -- how it ends ---------------------------------------------------------------------------------------------
+
+    def _end(self, error: ssl.SSLError | None) -> bytes:
+        """OpenSSL gives nothing more: b"" after close_notify, from now on; else raises, from now on."""
+        if error is None or isinstance(error, ssl.SSLZeroReturnError):
+            self._pending = _one
+            self._read = _read_end
+            return b""
+        self._is_sound = False
+        text = in_words(error)
+        alert = "_ALERT_" in (error.reason or "")
+        kind = ConnectionResetError(ECONNRESET, text) if alert else OSError(EPROTO, f"TLS: {text}")
+        raise self._fail(kind) from error
+
+    def _fail(self, error: OSError) -> OSError:
+        """From now on every read raises the same; `_pending` keeps it from asking the lower stream."""
+        if not self._is_aborted:
+            self._pending = _one
+            self._read = _raises(error)
+        return error
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
+        self._keep(data)
+        self._push()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes not encrypted yet, and bytes of ciphertext in the lower stream."""
+        return self._plain_size + self._lower.unsent
+
+    async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
+        size = self._keep(data)
+        if stop_if_readable and self._has_news():
+            return 0
+        self._push()
+        while self._plain_size or self._lower.unsent:
+            await self.wait(stop_if_readable, True, at)
+            if stop_if_readable and self._has_news():
+                break
+            self._push()
+        return max(size - self.unsent, 0)
+
+    async def send_eof(self, at: float) -> None:
+        while self.unsent:
+            await self.wait(False, True, at)
+            self._push()
+        self._say_end()
+        self._push()
+        while self._lower.unsent:
+            await self._lower.wait(False, True, at)
+            self._lower.write_now(b"")
+
+    def _keep(self, data: Buffer | Sequence[Buffer]) -> int:
+        """Queue it; its size."""
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            pieces = [memoryview(piece).cast("B") for piece in data]
+            size = sum(map(len, pieces))
+            if size > RECORD:
+                self._plain.extend(piece for piece in pieces if piece)
+                self._plain_size += size
+                return size
+            # Head and body of a small request: one record, not two.
+            data = b"".join(pieces)
+        view = memoryview(data).cast("B")
+        if view:
+            self._plain.append(view)
+            self._plain_size += len(view)
+        return len(view)
+
+    def _push(self) -> None:
+        """Encrypt and hand down, until the lower stream has something unsent or nothing is left."""
+        lower, outgoing, plain = self._lower, self._outgoing, self._plain
+        if self._write_wants_read:
+            data = lower.read_now(RECORDS)
+            if data is not None:
+                self._take(data)
+                self._write_wants_read = False
+        while True:
+            if outgoing.pending or lower.unsent:
+                lower.write_now(outgoing.read())
+            if not plain or lower.unsent or self._write_wants_read:
+                return
+            piece = plain[0]
+            try:
+                done = self._write(piece[:BATCH])
+            except ssl.SSLWantReadError:
+                # OpenSSL must see the same bytes again, and does: they stay first in the queue.
+                self._write_wants_read = True
+                continue
+            except OSError as error:
+                # Nothing that is queued will ever go out.
+                self._is_sound = False
+                plain.clear()
+                self._plain_size = 0
+                if isinstance(error, ssl.SSLError):
+                    raise BrokenPipeError(EPIPE, f"TLS: {in_words(error)}") from error
+                raise
+            self._plain_size -= done
+            if done == len(piece):
+                plain.popleft()
+            else:
+                plain[0] = piece[done:]
+
+    def _say_end(self) -> None:
+        """close_notify into `_outgoing`, once."""
+        if self._has_said_end or not self._is_sound:
+            return
+        self._has_said_end = True
+        self._write = _raises(BrokenPipeError(EPIPE, "the sending side was ended"))
+        # unwrap() also looks for the peer's close_notify, and finding content there it breaks the connection for good;
+        # so content is taken out of its sight.
+        if size := self._tls.pending():
+            self._ahead += self._tls.read(size)
+        held = self._incoming.read()
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # it wants to read
+        self._incoming.write(held)
+
+    # -- waiting, closing ----------------------------------------------------------------------------------------
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        if read and (self._ahead or self._incoming.pending or self._pending()):
+            return
+        if write:
+            if self._write_wants_read:
+                read, write = True, self._lower.unsent > 0
+            elif self._plain and not self._lower.unsent:
+                return
+        await self._lower.wait(read, write or self._is_answering, at)
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        # After a part of what was to be sent close_notify would be a lie: the peer took a cut body for a whole one.
+        if self._is_sound and not self.unsent:
+            try:
+                self._say_end()
+                self._lower.write_now(self._outgoing.read())
+            except OSError:
+                pass
+        self._refuse()
+        if self._keep_session is not None and self._is_sound:
+            self._keep_session()
+        self._keep_session = None
+        self._plain.clear()
+        self._plain_size = 0
+        self._ahead = b""
+        self._incoming.read()
+        self._lower.close()
+
+    def abort(self) -> None:
+        self._is_aborted = True
+        self._is_sound = False
+        self._refuse()
+        self._lower.abort()
+
+    def _refuse(self) -> None:
+        """From now on everything raises."""
+        refuse = _raises(ConnectionAbortedError(ECONNABORTED, "the stream was closed on this side"))
+        self._read = self._write = self._pending = refuse
+
+    def extra(self, key: Extra[T], default: T | None = None) -> T | None:
+        if key is TLS:
+            return self.info  # type: ignore[return-value]  # T is TLSInfo, by the key
+        if key is SOCKET:
+            return default
+        return self._lower.extra(key, default)
+
+
+def _one() -> int:
+    return 1
+
+
+def _read_end(_size: int, buffer: memoryview | None = None) -> bytes | int:
+    return b"" if buffer is None else 0
+
+
+def _raises(error: OSError) -> Callable[..., Any]:
+    """A function that raises the like of `error`, anew each time: the same object would gather tracebacks."""
+    kind, args = type(error), error.args
+
+    def fail(*_: object) -> Any:
+        raise kind(*args)
+
+    return fail
+
+
+_REASONS = {
+    "UNSUPPORTED_PROTOCOL": "the peer has no TLS version that is allowed here",
+    "TLSV1_ALERT_PROTOCOL_VERSION": "the peer has no TLS version that is allowed here",
+}
+
+
+def in_words(error: OSError) -> str:
+    """What went wrong, in words, without OpenSSL's decoration."""
+    if not isinstance(error, ssl.SSLError):
+        return str(error)
+    reason = error.reason or ""
+    if reason in _REASONS:
+        return _REASONS[reason]
+    _, is_alert, alert = reason.rpartition("_ALERT_")
+    if is_alert:
+        return f"the peer sent the alert {alert.lower().replace('_', ' ')!r}"
+    return reason.lower().replace("_", " ") or str(error)
