@@ -1,0 +1,284 @@
+"""The stream of the blocking world: a socket in plain blocking mode.
+
+**Deadlines without system calls.** `settimeout` would put a poll before every socket call. Here the kernel keeps the
+time (SO_RCVTIMEO, SO_SNDTIMEO), armed to 7/8 of what remains, and armed again only when the armed value is longer than
+what remains or shorter than its half. So in the steady state a receive is one `recv` and a send one `send`, total
+deadlines included. Who is woken early (EAGAIN) looks at the clock and goes on, or is too late.
+
+**Aborting from another thread.** `abort` sets a flag and shuts the socket down, which ends the owner's system call; the
+owner sees the flag. It does not close: a descriptor that is closed under a thread in a system call may be given to
+another socket at once, and that thread would read a stranger's bytes. `close` from another thread therefore leaves the
+closing to the thread that is inside. The flags need no lock: the user marks itself and then looks whether the stream is
+over, the closer marks it over and then looks for a user, so at least one of them sees the other. The short calls that
+never wait run under a lock instead, a reentrant one, because a signal handler may abort what its own thread uses.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import threading
+from threading import get_ident
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from plugwire.call import racing
+from plugwire.errors import Busy
+from plugwire.runtimes.sockets import IOV_MAX, QUIET, SocketStream, aborted, too_late, views
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plugwire.protocols import Buffer
+
+INFINITY = float("inf")
+LONGEST = 1e6
+"""Seconds that a single system call may be told to wait; who is woken by it looks at the clock and goes on."""
+
+
+def _timeval(seconds: float) -> bytes:
+    """What SO_RCVTIMEO takes. Never zero, which would mean for ever."""
+    whole, micro = divmod(max(int(min(seconds, LONGEST) * 1e6), 1), 1_000_000)
+    return struct.pack("ll", whole, micro)
+
+
+def milliseconds(seconds: float) -> int:
+    """What poll takes, rounded up."""
+    return int(min(seconds, LONGEST) * 1000) + 1
+
+
+class BlockingStream(SocketStream):
+    """A socket in blocking mode. `abort` and `close` may come from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(True)
+        super().__init__(sock)
+        self._recv = sock.recv
+        self._guard = threading.RLock()  # around calls that never wait
+        self._is_closed = False
+        self._reader = 0  # the thread that is inside of a call that waits, for readability ...
+        self._writer = 0  # ... and for writability alone
+        self._read_armed = INFINITY
+        self._write_armed = INFINITY
+
+    # -- time ------------------------------------------------------------------------------------------------------
+
+    def _arm_read(self, rest: float) -> None:
+        if rest <= 0:
+            raise too_late()
+        self._arm(socket.SO_RCVTIMEO, rest)
+        self._read_armed = rest * 0.875
+
+    def _arm_write(self, rest: float) -> None:
+        if rest <= 0:
+            raise too_late()
+        self._arm(socket.SO_SNDTIMEO, rest)
+        self._write_armed = rest * 0.875
+
+    def _arm(self, option: int, rest: float) -> None:
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, option, _timeval(rest * 0.875))
+        except OSError:  # closed by another thread just now
+            if self._is_over:
+                raise aborted() from None
+            raise
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        if self._reader and self._reader != get_ident():
+            raise _busy()
+        scope = racing.get()
+        try:
+            self._reader = get_ident()
+            if scope is not None:
+                scope.add(self)
+            while not self._is_over:
+                rest = at - monotonic()
+                if self._read_armed > rest or self._read_armed + self._read_armed < rest:
+                    self._arm_read(rest)
+                try:
+                    data = self._recv(max_bytes)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    if self._is_over:
+                        break
+                    raise
+                if data or not self._is_over:
+                    return data
+            raise aborted()
+        finally:
+            self._reader = 0
+            if scope is not None:
+                scope.discard(self)
+            if self._is_closed:
+                self._release()
+
+    async def receive_into(self, buffer: memoryview, at: float) -> int:
+        if self._reader and self._reader != get_ident():
+            raise _busy()
+        scope = racing.get()
+        try:
+            self._reader = get_ident()
+            if scope is not None:
+                scope.add(self)
+            while not self._is_over:
+                rest = at - monotonic()
+                if self._read_armed > rest or self._read_armed + self._read_armed < rest:
+                    self._arm_read(rest)
+                try:
+                    size = self._sock.recv_into(buffer)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    if self._is_over:
+                        break
+                    raise
+                if size or not self._is_over:
+                    return size
+            raise aborted()
+        finally:
+            self._reader = 0
+            if scope is not None:
+                scope.discard(self)
+            if self._is_closed:
+                self._release()
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        with self._guard:
+            return super().read_now(max_bytes)
+
+    def is_readable(self) -> bool:
+        with self._guard:
+            return self._is_over or super().is_readable()
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
+        if stop_if_readable:
+            return await super().send(data, at, True)
+        scope = racing.get()
+        try:
+            self._writer = get_ident()
+            if scope is not None:
+                scope.add(self)
+            if self._unsent or not isinstance(data, bytes):
+                return self._send_pieces(views(data), at)
+            size = len(data)
+            if size:
+                gone = self._send_once(data, at)
+                if gone < size:
+                    self._send_pieces([memoryview(data)[gone:]], at)
+            return size
+        finally:
+            self._writer = 0
+            if scope is not None:
+                scope.discard(self)
+            if self._is_closed:
+                self._release()
+
+    def _send_pieces(self, pieces: list[memoryview], at: float) -> int:
+        size = sum(map(len, pieces))
+        if not self._unsent and len(pieces) <= IOV_MAX:
+            # The common case, head and body: one sendmsg, and nothing is kept.
+            gone = self._send_once(pieces, at) if pieces else 0
+            if gone == size:
+                return size
+            self._keep(pieces)
+            self._forget(gone)
+        else:
+            self._keep(pieces)
+        while self._kept:
+            # What a time-out or an interrupt leaves stays kept, as in the other worlds.
+            self._forget(self._send_once([self._kept[i] for i in range(min(len(self._kept), IOV_MAX))], at))
+        return size
+
+    def _send_once(self, data: bytes | list[memoryview], at: float) -> int:
+        """One system call that waits until bytes have gone out: their number."""
+        while not self._is_over:
+            rest = at - monotonic()
+            if self._write_armed > rest or self._write_armed + self._write_armed < rest:
+                self._arm_write(rest)
+            try:
+                if isinstance(data, bytes):
+                    return self._sock.send(data, QUIET)
+                return self._sock.sendmsg(data, (), QUIET)
+            except BlockingIOError:
+                continue
+            except OSError:
+                if self._is_over:
+                    break
+                raise
+        raise aborted()
+
+    def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
+        with self._guard:
+            super().write_now(data)
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        me = get_ident()
+        if (self._reader if read else self._writer) not in (0, me):
+            raise _busy()
+        scope = racing.get()
+        try:
+            if read:
+                self._reader = me
+            else:
+                self._writer = me
+            if scope is not None:
+                scope.add(self)
+            poll = select.poll()
+            with self._guard:
+                if not self._is_over:
+                    poll.register(self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+            while not self._is_over:
+                rest = at - monotonic()
+                if rest <= 0:
+                    raise too_late()
+                if poll.poll(milliseconds(rest)):
+                    if self._is_over:
+                        break
+                    return
+            raise aborted()
+        finally:
+            if read:
+                self._reader = 0
+            else:
+                self._writer = 0
+            if scope is not None:
+                scope.discard(self)
+            if self._is_closed:
+                self._release()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def abort(self) -> None:
+        self._is_over = True
+        with self._guard:
+            try:
+                self._sock.shutdown(socket.SHUT_RDWR)
+            except OSError:  # the peer has ended it already, or it is closed
+                pass
+
+    def close(self) -> None:
+        self._is_over = self._is_closed = True
+        if self._reader or self._writer:
+            self.abort()
+        self._release()
+
+    def _release(self) -> None:
+        """Close the descriptor, unless another thread is inside of a system call: that one does it on leaving."""
+        me = get_ident()
+        if self._reader in (0, me) and self._writer in (0, me):
+            with self._guard:
+                self._sock.close()
+                self._kept.clear()
+                self._unsent = 0
+
+
+def _busy() -> Busy:
+    return Busy("another thread waits on this stream already: a stream has one user at a time")

@@ -1,0 +1,292 @@
+"""The trio world.
+
+Non-blocking sockets and trio's own `wait_readable` and `wait_writable`. A deadline is a cancel scope around one such
+wait alone: a scope that stayed open over more would not nest with those of the caller.
+
+An await on a stream is a checkpoint only if it really waits, as in the other worlds. Cancellation comes from trio and
+passes through untouched. `close` tells trio first (`notify_closing`), so a task that waits is woken and no poll set
+keeps the number of a descriptor that is gone.
+"""
+
+from __future__ import annotations
+
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from plugwire.errors import Busy
+from plugwire.protocols import Waiter
+from plugwire.runtimes.base import SocketRuntime, report
+from plugwire.runtimes.happy_eyeballs import Readiness
+from plugwire.runtimes.sockets import SocketStream, aborted, too_late
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+T = TypeVar("T")
+
+
+class TrioStream(SocketStream):
+    """A non-blocking socket that is waited for by trio."""
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        if trio.current_time() >= at:
+            raise too_late()
+        return await super().receive(max_bytes, at)
+
+    async def receive_into(self, buffer: memoryview, at: float) -> int:
+        if trio.current_time() >= at:
+            raise too_late()
+        while not self._is_over:
+            if self.is_readable():
+                try:
+                    return self._sock.recv_into(buffer)
+                except BlockingIOError:
+                    pass
+            await self.wait(True, False, at)
+        raise aborted()
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        if self._is_over:
+            raise aborted()
+        if trio.current_time() >= at:
+            raise too_late()
+        with trio.move_on_at(at) as scope:
+            try:
+                if not write:
+                    await trio.lowlevel.wait_readable(self._sock)
+                elif not read:
+                    await trio.lowlevel.wait_writable(self._sock)
+                else:
+                    await _first(
+                        (trio.lowlevel.wait_readable, self._sock), (trio.lowlevel.wait_writable, self._sock)
+                    )
+            except trio.ClosedResourceError:
+                raise aborted() from None
+            except trio.BusyResourceError:
+                raise Busy("another task waits on this stream already: a stream has one user at a time") from None
+        if self._is_over:
+            raise aborted()
+        if scope.cancelled_caught:
+            raise too_late()
+
+    def close(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(self._sock)
+            # Elsewhere (a finaliser, after the run or in another thread) nobody waits any more.
+            self._sock.close()
+            self._kept.clear()
+            self._unsent = 0
+
+    def abort(self) -> None:
+        self.close()
+
+
+async def _first(*waits: tuple[Callable[[Any], Awaitable[object]], Any]) -> list[Any]:
+    """Wait until one of several waits ends; the arguments of those that did."""
+    ended: list[Any] = []
+
+    async def one(wait: Callable[[Any], Awaitable[object]], argument: Any) -> None:
+        await wait(argument)
+        ended.append(argument)
+        nursery.cancel_scope.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for wait, argument in waits:
+                nursery.start_soon(one, wait, argument)
+    except BaseExceptionGroup as group:
+        raise _unwrapped(group) from None
+    return ended
+
+
+def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One error out of a nursery whose tasks are an inner matter: a real one before a cancellation."""
+    errors = list(_leaves(group))
+    for error in errors:
+        if not isinstance(error, trio.Cancelled):
+            return error
+    return errors[0]
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    result: list[BaseException] = []
+    for error in group.exceptions:
+        result.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return result
+
+
+class TrioWaiter(Waiter):
+    """A trio event that can be set from anywhere."""
+
+    __slots__ = ("_event", "_is_woken", "_token")
+
+    def __init__(self) -> None:
+        self._is_woken = False
+        self._event: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    async def wait(self, at: float) -> bool:
+        if self._is_woken:
+            return True
+        if trio.current_time() >= at:
+            return False
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = event = trio.Event()
+        # In this order: who wakes from another thread sets the flag first and looks for the event after.
+        if not self._is_woken:
+            with trio.move_on_at(at):
+                await event.wait()
+        return self._is_woken
+
+    def wake(self) -> None:
+        self._is_woken = True
+        event = self._event
+        if event is None:
+            return
+        assert self._token is not None
+        if trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is self._token:
+            event.set()
+        else:
+            # A thread, a signal handler, a finaliser in the middle of trio's own work.
+            try:
+                self._token.run_sync_soon(event.set)
+            except trio.RunFinishedError:
+                pass
+
+
+class TrioReadiness(Readiness):
+    """Waits for several sockets by one task each."""
+
+    def __init__(self) -> None:
+        self._is_over = False
+        self._scope: trio.CancelScope | None = None
+
+    async def wait(
+        self, reading: Sequence[socket.socket], writing: Sequence[socket.socket], at: float
+    ) -> Sequence[socket.socket]:
+        if self._is_over:
+            raise aborted()
+        ready: list[socket.socket] = []
+        with trio.CancelScope(deadline=at) as self._scope:
+            if reading or writing:
+                ready = await _first(
+                    *((trio.lowlevel.wait_readable, sock) for sock in reading),
+                    *((trio.lowlevel.wait_writable, sock) for sock in writing),
+                )
+            else:
+                await trio.sleep_until(at)
+        self._scope = None
+        if self._is_over:
+            raise aborted()
+        return ready
+
+    def abort(self) -> None:
+        self._is_over = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def close(self) -> None:
+        pass
+
+
+class TrioTask:
+    """A `Task` that is a system task: it lives as long as the run, not as its caller's nursery."""
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, object]], args: tuple[Any, ...]) -> None:
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        trio.lowlevel.spawn_system_task(self._run, function, args, context=copy_context())
+
+    async def _run(self, function: Callable[..., Coroutine[Any, Any, object]], args: tuple[Any, ...]) -> None:
+        try:
+            with self._scope:
+                await function(*args)
+        except Exception as error:
+            report(error)
+        finally:
+            self._ended.set()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+    async def join(self) -> None:
+        await self._ended.wait()
+
+
+class TrioRuntime(SocketRuntime):
+    """The runtime of `AsyncSession` under trio."""
+
+    name = "trio"
+    now = staticmethod(trio.current_time)
+
+    async def sleep(self, seconds: float, at: float) -> None:
+        until = trio.current_time() + seconds
+        if until > at:
+            raise too_late()
+        await trio.sleep_until(until)
+
+    async def turn(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def waiter(self) -> Waiter:
+        return TrioWaiter()
+
+    async def race(
+        self, *starters: Callable[[], Awaitable[T]], discard: Callable[[T], object] | None = None
+    ) -> tuple[int, T]:
+        if not starters:
+            raise ValueError("a race needs at least one starter")
+        results: list[tuple[int, T]] = []
+        errors: list[Exception] = []
+
+        async def run(index: int, starter: Callable[[], Awaitable[T]]) -> None:
+            try:
+                results.append((index, await starter()))
+            except Exception as error:
+                errors.append(error)
+            else:
+                nursery.cancel_scope.cancel()
+
+        is_won = False
+        try:
+            async with trio.open_nursery() as nursery:
+                for index, starter in enumerate(starters):
+                    nursery.start_soon(run, index, starter)
+            is_won = bool(results)
+        except BaseExceptionGroup as group:
+            raise _unwrapped(group) from None
+        finally:
+            # Cancelled from outside after the first success: that one came too late as well.
+            for _, result in results[is_won:]:
+                if discard is not None:
+                    discard(result)
+        if results:
+            return results[0]
+        try:
+            raise errors[-1]
+        finally:
+            errors.clear()
+
+    def start(self, function: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> TrioTask:
+        return TrioTask(function, args)
+
+    async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        return await trio.to_thread.run_sync(function, *args, abandon_on_cancel=True)
+
+    def from_thread(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        return trio.from_thread.run(function, *args)
+
+    def stream(self, sock: socket.socket) -> TrioStream:
+        try:
+            return TrioStream(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def readiness(self) -> Readiness:
+        return TrioReadiness()
