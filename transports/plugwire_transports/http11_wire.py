@@ -256,8 +256,8 @@ class HeadReader:
     def __init__(self, limits: HeadLimits) -> None:
         self._max_bytes = limits.max_head_bytes
         self._max_fields = limits.max_headers
-        self._buffer = b""
-        self.rest = b""
+        self._buffer = bytearray()  # the beginning of a head
+        self.rest: bytes = b""
 
     def feed(self, data: bytes) -> ResponseHead | None:
         """The head, or None while it is incomplete.
@@ -267,21 +267,25 @@ class HeadReader:
             LimitExceeded: max_head_bytes or max_headers.
         """
         seen = len(self._buffer)
+        came: bytes | bytearray = data
         if seen:
-            data = self._buffer + data
-        if seen < 7 and not data.startswith(b"HTTP/1."):
-            _check_greeting(data)
-        end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
+            came = self._buffer
+            came += data
+        if seen < 7 and not came.startswith(b"HTTP/1."):
+            _check_greeting(came)
+        end = came.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
         if end == 3 or end > self._max_bytes:
-            self._wait(data, seen)
+            self._wait(came, seen)
             return None
+        if seen:
+            data = bytes(came)
+            self._buffer = bytearray()
         match = _HEAD.fullmatch(data, 0, end)
         if match is None:
             _explain_head(data[:end])
         minor, code, reason, block = match.groups()
         if block.count(b"\n") > self._max_fields:
             raise _too_many(self._max_fields)
-        self._buffer = b""
         self.rest = data[end:]
         return ResponseHead(
             "HTTP/1.0" if minor == b"0" else "HTTP/1.1",
@@ -291,14 +295,15 @@ class HeadReader:
             _STEERING.findall(data, match.start(4) - 1, end),
         )
 
-    def _wait(self, data: bytes, seen: int) -> None:
+    def _wait(self, came: bytes | bytearray, seen: int) -> None:
         """The head is incomplete, or goes over the limit."""
-        bare = _BARE_LF.search(data, seen, self._max_bytes)
+        bare = _BARE_LF.search(came, seen, self._max_bytes)
         if bare is not None:
-            raise ProtocolError(f"bare LF at byte {bare.start()} of the head: {_shown(data[: bare.end()][-40:])}")
-        if len(data) >= self._max_bytes:
+            raise ProtocolError(f"bare LF at byte {bare.start()} of the head: {_shown(came[: bare.end()][-40:])}")
+        if len(came) >= self._max_bytes:
             raise LimitExceeded(f"the head is longer than max_head_bytes={self._max_bytes}", "max_head_bytes")
-        self._buffer = data
+        if not seen:
+            self._buffer += came
 
     def eof(self) -> None:
         """The peer ended the stream. Returns if no byte of a head had come.
@@ -331,7 +336,7 @@ _GREETINGS: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 
-def _check_greeting(data: bytes) -> None:
+def _check_greeting(data: bytes | bytearray) -> None:
     """Raises if these bytes cannot become a status line."""
     if b"HTTP/1.".startswith(data):
         return
@@ -592,7 +597,8 @@ class ChunkedDecoder(BodyDecoder):
                 if stop > end:
                     stop = end
                 parts.append(view[place:stop])
-                self.took(stop - place)
+                self.received += stop - place
+                self.direct = size - stop + place
                 place = stop
             elif self._at is _At.TRAILERS:
                 place = self._feed_trailers(view, place)
