@@ -14,7 +14,7 @@ from plugwire.runtimes.locks import HandoverLock
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from plugwire.call import Scope
     from plugwire.events import Edge
@@ -69,7 +69,7 @@ class SocketRuntime(Runtime):
 
 
 @contextmanager
-def _standing(ready: Readiness, scope: Scope | None) -> Iterator[Readiness]:
+def _standing(ready: Readiness, scope: Scope | None) -> Generator[Readiness]:
     """While inside, aborting `scope` aborts `ready`."""
     try:
         if scope is not None:

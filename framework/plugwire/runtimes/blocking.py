@@ -88,7 +88,7 @@ class BlockingRuntime(SocketRuntime):
     """The runtime of `Session`."""
 
     name = "blocking"
-    now = staticmethod(monotonic)
+    now = staticmethod(monotonic)  # pyright: ignore[reportAssignmentType]  (called without a frame of our own)
 
     async def sleep(self, seconds: float, at: float) -> None:
         until = monotonic() + seconds

@@ -11,7 +11,7 @@ keeps the number of a descriptor that is gone.
 from __future__ import annotations
 
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
@@ -116,7 +116,10 @@ def _unwrapped(group: BaseExceptionGroup[BaseException]) -> BaseException:
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     result: list[BaseException] = []
     for error in group.exceptions:
-        result.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
+        if isinstance(error, BaseExceptionGroup):
+            result.extend(_leaves(cast("BaseExceptionGroup[BaseException]", error)))
+        else:
+            result.append(error)
     return result
 
 
@@ -222,7 +225,7 @@ class TrioRuntime(SocketRuntime):
     """The runtime of `AsyncSession` under trio."""
 
     name = "trio"
-    now = staticmethod(trio.current_time)
+    now = staticmethod(trio.current_time)  # pyright: ignore[reportAssignmentType]  (called without a frame of our own)
 
     async def sleep(self, seconds: float, at: float) -> None:
         until = trio.current_time() + seconds
