@@ -68,7 +68,8 @@ class Headers(MutableMapping[str, str]):
             (name, value) pairs. Names and values are str or bytes, both latin-1.
 
     It is a mutable mapping of names to values, with what HTTP adds to one: `items()`, `values()` and `len()` speak of
-    field *lines*, of which several may have one name; iterating and `keys()` give each name once.
+    field *lines*, of which several may have one name; iterating and `keys()` give each name once. So `list(h.items())`
+    has everything; `dict(h)` joins lines of one name, and fails on several Set-Cookie lines as `h["set-cookie"]` does.
 
     Raises:
         InvalidHeader: a name is not a token, a value holds CR, LF, NUL or another control character, is not latin-1,
@@ -84,7 +85,7 @@ class Headers(MutableMapping[str, str]):
         if init is None:
             self._fields = _EMPTY
             self._secret = SECRET_NAMES
-        elif isinstance(init, Headers):
+        elif type(init) is not dict and isinstance(init, Headers):  # isinstance is slow on an ABC
             self._fields = init._fields
             self._secret = init._secret
         else:
@@ -295,7 +296,7 @@ class Headers(MutableMapping[str, str]):
         else:
             own = mine.parsed_keys()
             keys = theirs.parsed_keys()
-            if not any(key in own for key in keys):
+            if set(own).isdisjoint(keys):
                 result = theirs.then(mine)
             else:
                 kept = [line for line, key in zip(theirs.parsed_lines(), keys, strict=True) if key not in own]
