@@ -13,6 +13,8 @@ What every context of ours has, on every Python alike:
   the form of their certificates (no key identifier, basicConstraints not critical) and guards against no attack that
   the other checks let through. Whether a peer is accepted must not depend on the interpreter's version. Who wants it
   brings a `context`.
+- Names are looked for in subjectAltName only, as RFC 9110, 4.3.4 has it; OpenSSL would take the subject's common name
+  where that is missing.
 - `SSLKEYLOGFILE` in the environment names a file for the session secrets, as curl and browsers have it.
 
 A caller's own context is used as it is and never changed: ALPN offers what it was set to offer.
@@ -75,6 +77,7 @@ def _build(config: TLSConfig, alpn: Sequence[str], key_log: str | None) -> ssl.S
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     # Python 3.13 does not set STRICT here, only in create_default_context; a distribution may.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
+    context.hostname_checks_common_name = False
     if config.verify:
         _load_authorities(context, config)
     else:
@@ -130,8 +133,9 @@ def _load_client_cert(context: ssl.SSLContext, client_cert: str | tuple[str, ...
         context.load_cert_chain(paths[0], paths[-1], answer)
     except ssl.SSLError as error:
         names = " and ".join(repr(path) for path in paths)
-        reason = "wrong password?" if "BAD_DECRYPT" in str(error) else error
-        raise UsageError(f"TLSConfig(client_cert=...): {names} hold no certificate with its key: {reason}") from error
+        doubt = "" if password is None else ", or the password is wrong"
+        text = f"TLSConfig(client_cert=...): no certificate with its key in {names}{doubt}: {error}"
+        raise UsageError(text) from error
 
 
 def _client_files(client_cert: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -228,8 +228,9 @@ class TLSStream(Stream):
         return self._plain_size + self._lower.unsent
 
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
+        has_news = stop_if_readable and self._has_news()
         size = self._keep(data)
-        if stop_if_readable and self._has_news():
+        if has_news:
             return 0
         self._push()
         while self._plain_size or self._lower.unsent:
