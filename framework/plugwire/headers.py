@@ -142,14 +142,13 @@ class Headers(MutableMapping[str, str]):
             if not values:
                 return default
             return values[0] if len(values) == 1 else _join(name, values)
-        lower = fields.lower
-        if lower is None:
-            lower = fields.lower = b"\n" + block.lower()
+        # `values` does the same for any number of lines; most look-ups are for none or one, and are answered here.
+        lower = fields.lower or fields.lowered()
         needle = _needle(name if type(name) is str else _text(name))
         found = lower.find(needle)
         if found < 0:
             return default
-        start = found + len(needle) - 1  # `lower` has one byte more in front
+        start = found + len(needle) - 1
         end = block.find(b"\r", start)
         if lower.find(needle, end) >= 0:
             return _join(name, fields.values(name))
@@ -189,10 +188,7 @@ class Headers(MutableMapping[str, str]):
         fields = self._fields
         if fields.keys is not None or fields.block is None:
             return _key(name) in fields.parsed_keys()
-        lower = fields.lower
-        if lower is None:
-            lower = fields.lower = b"\n" + fields.block.lower()
-        return _needle(name) in lower
+        return _needle(name) in (fields.lower or fields.lowered())
 
     def __len__(self) -> int:
         """The number of field lines."""
@@ -409,7 +405,24 @@ class _Fields:
             block = self.block = "".join([f"{name}: {value}\r\n" for name, value in self.lines]).encode("latin-1")
         return block
 
+    def lowered(self) -> bytes:
+        lower = self.lower
+        if lower is None:
+            lower = self.lower = b"\n" + self.encoded().lower()
+        return lower
+
     def values(self, name: str | bytes) -> list[str]:
+        block = self.block
+        if self.keys is None and block is not None:
+            values: list[str] = []
+            lower, needle = self.lowered(), _needle(_text(name))
+            found = lower.find(needle)
+            while found >= 0:
+                start = found + len(needle) - 1  # `lower` has one byte more in front
+                end = block.find(b"\r", start)
+                values.append(str(block[start:end].strip(b" \t"), "latin-1"))
+                found = lower.find(needle, end)
+            return values
         key = _key(name)
         keys = self.parsed_keys()
         if key not in keys:

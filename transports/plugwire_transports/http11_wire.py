@@ -356,7 +356,7 @@ def _explain_head(head: bytes) -> NoReturn:
 
 
 def _explain_fields(section: bytes, where: str, offset: int = 0, number: int = 1) -> NoReturn:
-    for line in section.split(b"\r\n"):
+    for line in section.split(b"\r\n")[:-2]:
         name, colon, value = line.partition(b":")
         if line[:1] in (b" ", b"\t"):
             what = "a folded line (RFC 9112, 5.2)"
@@ -375,7 +375,7 @@ def _explain_fields(section: bytes, where: str, offset: int = 0, number: int = 1
             number += 1
             continue
         raise ProtocolError(f"{what} in line {number} of {where}, at byte {offset}: {_shown(line)}")
-    raise AssertionError("the fields are valid")  # the two readings of the grammar differ
+    raise ProtocolError(f"{where} is malformed")  # out of reach while both readings of the grammar agree
 
 
 # -- where the body ends -------------------------------------------------------------------------------------------
