@@ -7,10 +7,8 @@ import os
 from hypothesis import settings
 
 # Real servers: ca, nginx, apache, node, asgi, peer.
-pytest_plugins = ["peers.fixtures"]
+pytest_plugins = ["peers.fixtures", "worlds"]
 
-# The world fixture (blocking, asyncio, trio from one text) lives in tests/worlds.py:
-# add "worlds" to pytest_plugins above when that file is there.
 
 # CI sees the same examples in every run, so that a red run can be had again; at home each run looks elsewhere.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)

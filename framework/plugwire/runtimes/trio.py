@@ -53,23 +53,10 @@ class TrioStream(SocketStream):
             raise aborted()
         if trio.current_time() >= at:
             raise too_late()
-        with trio.move_on_at(at) as scope:
-            try:
-                if not write:
-                    await trio.lowlevel.wait_readable(self._sock)
-                elif not read:
-                    await trio.lowlevel.wait_writable(self._sock)
-                else:
-                    await _first(
-                        (trio.lowlevel.wait_readable, self._sock), (trio.lowlevel.wait_writable, self._sock)
-                    )
-            except trio.ClosedResourceError:
-                raise aborted() from None
-            except trio.BusyResourceError:
-                raise Busy("another task waits on this stream already: a stream has one user at a time") from None
+        is_in_time = await _until_ready(self._sock, read, write, at)
         if self._is_over:
             raise aborted()
-        if scope.cancelled_caught:
+        if not is_in_time:
             raise too_late()
 
     def close(self) -> None:
@@ -84,6 +71,24 @@ class TrioStream(SocketStream):
 
     def abort(self) -> None:
         self.close()
+
+
+async def _until_ready(sock: socket.socket, read: bool, write: bool, at: float) -> bool:
+    """False when `at` has passed. A function, so that the cancellation that trio raises for the time keeps this frame
+    alive (until the garbage collector comes) and not that of a stream."""
+    with trio.move_on_at(at) as scope:
+        try:
+            if not write:
+                await trio.lowlevel.wait_readable(sock)
+            elif not read:
+                await trio.lowlevel.wait_writable(sock)
+            else:
+                await _first((trio.lowlevel.wait_readable, sock), (trio.lowlevel.wait_writable, sock))
+        except (trio.ClosedResourceError, ValueError):  # ValueError: closed before the wait had begun
+            raise aborted() from None
+        except trio.BusyResourceError:
+            raise Busy("another task waits on this stream already: a stream has one user at a time") from None
+    return not scope.cancelled_caught
 
 
 async def _first(*waits: tuple[Callable[[Any], Awaitable[object]], Any]) -> list[Any]:

@@ -1,0 +1,335 @@
+"""One test text for every world: the `world` fixture, and a pytest hook that runs `async def` tests in it.
+
+    async def test_reads(world: World) -> None:
+        async with world.session() as session:
+            response = await session.get(url)
+
+runs three times: driven without a loop, under asyncio, under trio. After each test nothing may be left over: no thread,
+no task, no file descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import sys
+import threading
+import time
+import traceback
+from abc import ABC, abstractmethod
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+import trio.testing
+
+from faces import AsyncFace
+from plugwire.drive import drive
+from plugwire.runtimes import blocking_runtime, current_async_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+
+    from plugwire.protocols import Runtime
+
+WORLDS = ("blocking", "asyncio", "trio")
+PATIENCE = 60.0
+"""Seconds after which something that must happen counts as missing."""
+
+
+@dataclass
+class Outcome:
+    """How something ended. error: what it raised, the world's own cancellation included."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def get(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Ended by the world's own cancellation; in the blocking world by an error, because it was aborted."""
+        return isinstance(self.error, (asyncio.CancelledError, trio.Cancelled, ConnectionAbortedError))
+
+
+class Background:
+    """Something that goes on beside the test; made by `World.in_background`. It must be waited for."""
+
+    def __init__(self, runtime: Runtime, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]):
+        self._outcome = Outcome()
+        self.thread: threading.Thread | None = None
+        self.is_joined = False
+        self._task = runtime.start(self._run, function, args)
+
+    async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
+        self.thread = threading.current_thread()
+        try:
+            self._outcome.value = await function(*args)
+        except BaseException as error:
+            self._outcome.error = error
+            if not isinstance(error, Exception):
+                raise
+
+    def cancel(self) -> None:
+        """The world's own cancellation; in the blocking world what it waits for is aborted."""
+        self._task.cancel()
+
+    async def outcome(self) -> Outcome:
+        """Wait for its end."""
+        self.is_joined = True
+        await self._task.join()
+        return self._outcome
+
+    async def result(self) -> Any:
+        """Wait for its end; what it raised is raised."""
+        return (await self.outcome()).get()
+
+
+class World(ABC):
+    """A flavour of I/O, as tests see it."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self._background: list[Background] = []
+
+    @abstractmethod
+    def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        """Run `function(*args)` in this world, from outside of it."""
+
+    @abstractmethod
+    def runtime(self) -> Runtime:
+        """A fresh runtime; inside of `run`."""
+
+    @abstractmethod
+    async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
+        """Run all at once: threads, tasks. Their results; the first error is raised after all have ended."""
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """Let everything else in this world go on until it waits."""
+
+    @abstractmethod
+    def session(self, **kwargs: Any) -> Any:
+        """An `AsyncSession`; in the blocking world a `Session` with an async face, so that one text tests both."""
+
+    def in_background(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Background:
+        """Begin `function(*args)`; its outcome must be awaited."""
+        background = Background(self.runtime(), function, args)
+        self._background.append(background)
+        return background
+
+    async def cancelled_after(
+        self, function: Callable[[], Coroutine[Any, Any, Any]], when: threading.Event | Callable[[], Awaitable[object]]
+    ) -> Outcome:
+        """Begin `function()`, cancel it when `when` says so (an event that a peer sets in its thread, or something to
+        await, such as `world.settle`), and return how it ended."""
+        background = self.in_background(function)
+        try:
+            if isinstance(when, threading.Event):
+                is_time = await self.runtime().run_blocking(when.wait, PATIENCE)
+                assert is_time, "the moment to cancel never came"
+            else:
+                await when()
+        finally:
+            background.cancel()
+            outcome = await background.outcome()
+        return outcome
+
+    def check_background(self) -> None:
+        assert all(one.is_joined for one in self._background), "the outcome of something in the background was dropped"
+
+
+async def _into(outcome: Outcome, thunk: Callable[[], Awaitable[Any]]) -> None:
+    try:
+        outcome.value = await thunk()
+    except Exception as error:
+        outcome.error = error
+
+
+def _results(outcomes: list[Outcome]) -> list[Any]:
+    return [outcome.get() for outcome in outcomes]
+
+
+class BlockingWorld(World):
+    name = "blocking"
+
+    def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        return drive(function(*args, **kwargs))
+
+    def runtime(self) -> Runtime:
+        return blocking_runtime()
+
+    async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
+        outcomes = [Outcome() for _ in thunks]
+        threads = [
+            threading.Thread(target=copy_context().run, args=(lambda o=o, t=t: drive(_into(o, t)),), daemon=True)
+            for o, t in zip(outcomes, thunks, strict=True)
+        ]
+        for thread in threads:
+            thread.start()
+        until = time.monotonic() + PATIENCE
+        for thread in threads:
+            thread.join(max(until - time.monotonic(), 0))
+        stuck = [thread for thread in threads if thread.is_alive()]
+        assert not stuck, "threads hang:\n" + "\n".join(_stack(thread) for thread in stuck)
+        return _results(outcomes)
+
+    async def settle(self) -> None:
+        # Linux says of each thread in which system call it stands. Not counted: a lock (202, futex), because that is
+        # also how a thread waits for its turn to run; so a thread must be seen there many times in a row.
+        seen = 0
+        while seen < 20:
+            threads = [one.thread for one in self._background]
+            waiting = all(thread is not None and (not thread.is_alive() or _waits(thread)) for thread in threads)
+            seen = seen + 1 if waiting else 0
+            time.sleep(0.0005)  # noqa: ASYNC251  (nothing here runs in a loop)
+
+    def session(self, **kwargs: Any) -> Any:
+        import plugwire
+
+        return AsyncFace(plugwire.Session(**kwargs))
+
+
+def _waits(thread: threading.Thread) -> bool:
+    """Whether the thread stands in a system call."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
+            return not file.read().startswith("running")
+    except OSError:  # it has just ended
+        return True
+
+
+def _stack(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return f"{thread.name}:\n" + ("".join(traceback.format_stack(frame)) if frame is not None else "(ended)")
+
+
+class AsyncioWorld(World):
+    name = "asyncio"
+
+    def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        async def main() -> Any:
+            result = await function(*args, **kwargs)
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            assert not left, f"tasks are left over: {left}"
+            return result
+
+        return asyncio.run(main(), debug=False)
+
+    def runtime(self) -> Runtime:
+        return current_async_runtime()
+
+    async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
+        outcomes = [Outcome() for _ in thunks]
+        await asyncio.gather(*(_into(outcome, thunk) for outcome, thunk in zip(outcomes, thunks, strict=True)))
+        return _results(outcomes)
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    def session(self, **kwargs: Any) -> Any:
+        import plugwire
+
+        return plugwire.AsyncSession(**kwargs)
+
+
+class TrioWorld(World):
+    name = "trio"
+
+    def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+        async def main() -> Any:
+            before = _system_tasks()
+            result = await function(*args, **kwargs)
+            left = _system_tasks() - before
+            assert not left, f"tasks are left over: {left}"
+            return result
+
+        return trio.run(main)
+
+    def runtime(self) -> Runtime:
+        return current_async_runtime()
+
+    async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
+        outcomes = [Outcome() for _ in thunks]
+        async with trio.open_nursery() as nursery:
+            for outcome, thunk in zip(outcomes, thunks, strict=True):
+                nursery.start_soon(_into, outcome, thunk)
+        return _results(outcomes)
+
+    async def settle(self) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+
+    def session(self, **kwargs: Any) -> Any:
+        import plugwire
+
+        return plugwire.AsyncSession(**kwargs)
+
+
+def _system_tasks() -> set[trio.lowlevel.Task]:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    return {task for nursery in root.child_nurseries for task in nursery.child_tasks}
+
+
+KINDS: dict[str, type[World]] = {"blocking": BlockingWorld, "asyncio": AsyncioWorld, "trio": TrioWorld}
+
+
+@pytest.fixture(params=WORLDS)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Each world in turn."""
+    made = KINDS[request.param]()
+    yield made
+    made.check_background()
+
+
+# -- the hook ------------------------------------------------------------------------------------------------------
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    found: set[tuple[str, str]] = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+        except OSError:  # that of the listing itself
+            pass
+    return found
+
+
+def _check_nothing_is_left(threads: set[threading.Thread], descriptors: set[tuple[str, str]]) -> None:
+    # A peer in a thread of this process may still be closing its side, so what is left over gets a moment to go.
+    until = time.monotonic() + 3
+    while True:
+        gc.collect()
+        left: set[Any] = (_threads() - threads) | (_descriptors() - descriptors)
+        if not left or time.monotonic() > until:
+            break
+        time.sleep(0.005)
+    assert not left, f"left over after the test: {left}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an `async def` test in its world, and look at what it leaves behind."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    world = arguments.get("world")
+    assert isinstance(world, World), "an async test takes the fixture `world`"
+    threads, descriptors = _threads(), _descriptors()
+    world.run(pyfuncitem.obj, **arguments)
+    _check_nothing_is_left(threads, descriptors)
+    return True
