@@ -227,7 +227,9 @@ def make_source(content: SourceTypes) -> Source:
         return IterableSource(content, is_replayable=iter(content) is not content)
     if callable(content):
         return IterableSource(content, is_replayable=True)
-    raise UsageError(f"content= is {type(content).__name__}: bytes, str, a binary file, an iterable of bytes, or a callable")
+    raise UsageError(
+        f"content= is {type(content).__name__}: bytes, str, a binary file, an iterable of bytes, or a callable"
+    )
 
 
 def make_body(content: SourceTypes, data: object, json: object, files: object) -> tuple[Source, str | None]:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from weakref import ref
 
 from plugwire.errors import Cancelled, NotReplayable, PluginError
 from plugwire.events import Edge, Event, Step
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from plugwire.engine import Engine
     from plugwire.protocols import Abortable, Observer, Runtime
     from plugwire.timeouts import Timeout
     from plugwire.url import Origin
+    from plugwire.view import View
 
 T = TypeVar("T")
 
@@ -48,24 +49,26 @@ class Scope:
     __slots__ = ("_members", "is_aborted")
 
     def __init__(self) -> None:
-        self._members: set[Abortable] = set()
+        self._members: set[ref[Abortable]] = set()
         self.is_aborted = False
 
     def add(self, member: Abortable) -> None:
-        """`member` begins to wait."""
-        self._members.add(member)
+        """`member` begins to wait. Held weakly: a response that is dropped must not live on in the scope of its call."""
+        self._members.add(ref(member))
         if self.is_aborted:
             member.abort()
 
     def discard(self, member: Abortable) -> None:
         """`member` does not wait any more."""
-        self._members.discard(member)
+        self._members.discard(ref(member))
 
     def abort(self) -> None:
         """Wake all members with an error, and each later one."""
         self.is_aborted = True
-        for member in tuple(self._members):
-            member.abort()
+        for reference in tuple(self._members):
+            member = reference()
+            if member is not None:
+                member.abort()
 
 
 racing: ContextVar[Scope | None] = ContextVar("plugwire_racing", default=None)
@@ -116,7 +119,7 @@ class Call:
 
     def __init__(
         self,
-        session: Engine,
+        session: View,
         runtime: Runtime,
         origin: Origin,
         timeout: Timeout,
@@ -248,7 +251,7 @@ class Call:
 class StepEvents:
     """Both ends of a step; `note(...)` adds what is only known at the end. Costs next to nothing if nobody looks."""
 
-    __slots__ = ("_call", "_fields", "_kind", "_is_wanted")
+    __slots__ = ("_call", "_fields", "_is_wanted", "_kind")
 
     def __init__(self, call: Call, kind: type[Step], fields: dict[str, Any]) -> None:
         self._call = call
@@ -291,7 +294,9 @@ def tell(observer: Observer, event: Event) -> None:
         if _key(observer) in _broken:
             return
         _broken.add(_key(observer))
-        sys.unraisablehook(_Unraisable(type(error), error, error.__traceback__, "an observer raised; ignored in", observer))
+        sys.unraisablehook(
+            _Unraisable(type(error), error, error.__traceback__, "an observer raised; ignored in", observer)
+        )
 
 
 class _Unraisable(NamedTuple):

@@ -36,7 +36,7 @@ class _Ask:
 ASK: Final = _Ask()
 
 
-class ask_for_bytes:  # noqa: N801  (awaited like a function)
+class ask_for_bytes:
     """`await ask_for_bytes()` is the next buffer that the caller writes; empty at the end of the upload."""
 
     __slots__ = ()

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json as _json
 import re
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
@@ -666,7 +666,7 @@ class Response(ResponseBase):
 
     @property
     def http_version(self) -> str:  # type: ignore[override]  # read here, a slot there
-        """"HTTP/1.1", "HTTP/1.0" or "HTTP/2"."""
+        """ "HTTP/1.1", "HTTP/1.0" or "HTTP/2"."""
         return self._inner.http_version
 
     @property

@@ -566,9 +566,12 @@ class Runtime(ABC):
 
     Attributes:
         name: "blocking", "asyncio" or "trio".
+        cancellation: the exceptions by which this world cancels who awaits; none in the blocking world. They come out
+            of an await only, so what was consistent before it still is. Any other exception may come at any bytecode.
     """
 
     name: str
+    cancellation: tuple[type[BaseException], ...] = ()
 
     @abstractmethod
     def now(self) -> float:

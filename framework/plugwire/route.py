@@ -34,7 +34,18 @@ class Route:
         demands: the names of everything that is not at its default; a transport must list them all in `honours`.
     """
 
-    __slots__ = ("_hash", "_key", "demands", "extra", "http_versions", "local_address", "origin", "path", "proxy", "tls")
+    __slots__ = (
+        "_hash",
+        "_key",
+        "demands",
+        "extra",
+        "http_versions",
+        "local_address",
+        "origin",
+        "path",
+        "proxy",
+        "tls",
+    )
 
     def __init__(
         self,
@@ -58,7 +69,9 @@ class Route:
         try:
             self._hash = hash(self._key)
         except TypeError as error:
-            raise UsageError(f"an option of the route cannot be hashed, so the pool could not tell routes apart: {error}") from None
+            raise UsageError(
+                f"an option of the route cannot be hashed, so the pool could not tell routes apart: {error}"
+            ) from None
         self.demands = self._demands()
 
     @property

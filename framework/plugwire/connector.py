@@ -1,0 +1,358 @@
+"""From a route to a connection: resolve -> dial -> secure -> speak, or all at once by a whole transport.
+
+`Connector` knows the session's transports. For each new route it makes a `Plan`: for each role, which transports take
+it, in order, and why each other one does not. `Connecting` is what a transport's method gets; its `resolve`, `dial`,
+`secure`, `speak` and `open` ask the transports *below the caller*, so that a proxy can dial through
+`connecting.dial(route.to_proxy())` and a wrapper can dial below itself and wrap the result.
+
+Phase and blame are added here: streams and transports raise `OSError` kinds, this file turns them into our errors.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+
+from plugwire.errors import (
+    ConnectError,
+    Error,
+    NoTransport,
+    PluginError,
+    Refused,
+    ResolveError,
+    TLSError,
+    UsageError,
+)
+from plugwire.events import TLS as TLSStep
+from plugwire.events import Resolve
+from plugwire.protocols import TLS, Address, Connection
+from plugwire.registry import DEFAULT_TRANSPORTS, find_transport, roles_of, shipped_transport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    from plugwire.call import Call, Scope
+    from plugwire.config import Limits
+    from plugwire.errors import Phase
+    from plugwire.protocols import Dialler, Resolver, Runtime, Securer, Speaker, Stream, Transport, Whole
+    from plugwire.route import Route
+    from plugwire.timeouts import Deadline
+
+T = TypeVar("T")
+
+EVERYTHING: Final = "*"
+"""In `honours`: a wrapper that hands the route on as it is, to a transport below that must honour it."""
+
+_ROLE_OF_FIELD: Final[Mapping[str, str]] = {
+    "proxy": "dialler",
+    "local_address": "dialler",
+    "path": "dialler",
+    "http_versions": "speaker",
+}
+
+
+class Plan(NamedTuple):
+    """Which transports take a route: for each role those that do, in order; `reasons` has the others."""
+
+    takes: dict[str, tuple[Transport, ...]]
+    reasons: dict[str, str]
+
+
+class Connector:
+    """The transports of a session, the user's first, then the shipped ones, which are loaded when a route needs them."""
+
+    def __init__(self, given: Sequence[object]) -> None:
+        if isinstance(given, (str, bytes)):
+            raise UsageError(f"transports={given!r}: a list of objects and names")
+        self._given = [find_transport(item) for item in given]
+        self._shipped: dict[str, Transport] = {}
+        self._plans: dict[Route, Plan] = {}
+        names: set[str] = set()
+        for transport in self._given:
+            if transport.name in names:
+                raise PluginError(f"two transports are named {transport.name!r}", transport.name)
+            names.add(transport.name)
+
+    @property
+    def extra_names(self) -> frozenset[str]:
+        """The options that the user's transports take beyond the fields of a route."""
+        return frozenset(
+            name
+            for transport in self._given
+            for name in transport.honours
+            if not name.startswith("tls.") and name not in {"proxy", "http_versions", EVERYTHING}
+        )
+
+    def check_world(self, world: str) -> None:
+        """Refuse transports that do not work in this world."""
+        for transport in self._given:
+            allowed = getattr(transport, "worlds", None)
+            if allowed is not None and world not in allowed:
+                raise PluginError(
+                    f"the transport {transport.name} works in {', '.join(sorted(allowed))} only, not in {world}",
+                    transport.name,
+                )
+
+    def of_role(self, role: str) -> list[Transport]:
+        """All transports that play a role, in the order in which they are asked."""
+        found = [transport for transport in self._given if role in roles_of(transport)]
+        for name in DEFAULT_TRANSPORTS[role]:
+            if name not in {transport.name for transport in found}:
+                if name not in self._shipped:
+                    self._shipped[name] = shipped_transport(name)
+                found.append(self._shipped[name])
+        return found
+
+    @property
+    def all(self) -> list[Transport]:
+        """The user's transports, and the shipped ones that were needed so far."""
+        return [*self._given, *self._shipped.values()]
+
+    def plan(self, route: Route) -> Plan:
+        """Who takes the route, asked once for each route."""
+        plan = self._plans.get(route)
+        if plan is None:
+            if len(self._plans) > 1000:  # a crawler's routes are many; what is forgotten is asked again
+                self._plans.clear()
+            plan = self._plans[route] = self._plan(route)
+        return plan
+
+    def _plan(self, route: Route) -> Plan:
+        takes: dict[str, tuple[Transport, ...]] = {}
+        reasons: dict[str, str] = {}
+        roles = ["whole", "resolver", "dialler", "speaker"] + (["securer"] if route.is_secure else [])
+        role_of = {name: self._role_of(name, roles) for name in route.demands}
+        for role in roles:
+            taking: list[Transport] = []
+            for transport in self.of_role(role):
+                reason = transport.refuse(route) or _dishonoured(transport, role, route, role_of)
+                if reason is None:
+                    taking.append(transport)
+                else:
+                    reasons[transport.name] = reason
+            takes[role] = tuple(taking)
+        return Plan(takes, reasons)
+
+    def _role_of(self, demand: str, roles: list[str]) -> str:
+        """The role that a demand concerns. Of one that is not ours: a role in which somebody honours it."""
+        if demand.startswith("tls."):
+            return "securer"
+        known = _ROLE_OF_FIELD.get(demand)
+        if known is not None:
+            return known
+        for role in roles:
+            if role != "whole" and any(demand in transport.honours for transport in self.of_role(role)):
+                return role
+        return "dialler"
+
+    def check(self, route: Route) -> None:
+        """Raises `NoTransport`, before any I/O, if nobody takes the route."""
+        plan = self.plan(route)
+        if plan.takes["whole"]:
+            return
+        for role in ("dialler", "securer", "speaker"):
+            if not plan.takes.get(role, True):
+                raise NoTransport(f"no {role} takes {route}:", plan.reasons)
+
+    async def open(self, route: Route, call: Call, limits: Limits, changed: Callable[[Connection], None]) -> Connection:
+        """A new connection.
+
+        Raises:
+            NoTransport: nobody takes the route.
+            ResolveError, ConnectError, TLSError, CertificateError, ProxyError: it failed.
+            ConnectTimeout, HeadTimeout, TotalTimeout: it took too long.
+        """
+        self.check(route)
+        deadline = call.deadline.earlier(call.timeout.connect, "connect")
+        connecting = Connecting(self, call, deadline, limits, changed, {})
+        started = call.runtime.now()
+        try:
+            connection = await connecting.connect(route)
+        except TimeoutError as error:
+            if isinstance(error, Error):
+                raise
+            raise deadline.error("dial") from error
+        call.setup = call.runtime.now() - started
+        return connection
+
+
+def _dishonoured(transport: Transport, role: str, route: Route, role_of: Mapping[str, str]) -> str | None:
+    """The demands that this transport would silently ignore, in words."""
+    honours = transport.honours
+    if EVERYTHING in honours:
+        return None
+    missing = sorted(
+        demand for demand in route.demands if demand not in honours and (role == "whole" or role_of[demand] == role)
+    )
+    return f"does not honour {', '.join(missing)}" if missing else None
+
+
+class Connecting:
+    """What a transport's method gets. Each transport gets one of its own, which knows what lies below it.
+
+    Attributes:
+        runtime: the world.
+        deadline: for everything up to the connection: connect, or what ends earlier.
+        call: the call that needs the connection.
+        limits: what a peer may make us hold.
+        changed: to be given to the connection.
+        scope: what waits on behalf of the call; for `Runtime.dial_tcp(scope=...)`.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        call: Call,
+        deadline: Deadline,
+        limits: Limits,
+        changed: Callable[[Connection], None],
+        asked: Mapping[str, int],
+    ) -> None:
+        self._connector = connector
+        self._asked = asked
+        self.call = call
+        self.runtime: Runtime = call.runtime
+        self.deadline = deadline
+        self.limits = limits
+        self.changed = changed
+        self.scope: Scope = call.scope
+
+    async def connect(self, route: Route) -> Connection:
+        """The whole road: by a whole transport if one takes it, else dial, secure, speak."""
+        if self._next("whole", route):
+            try:
+                return await self.open(route)
+            except Refused:
+                if not self._connector.plan(route).takes["dialler"]:
+                    raise
+        stream = await self.dial(route)
+        try:
+            if route.is_secure:
+                stream = await self.secure(stream, route)
+            return await self.speak(stream, self._protocol(stream, route), route)
+        except BaseException:
+            stream.close()
+            raise
+
+    async def resolve(self, host: str, port: int) -> Sequence[Address]:
+        """Addresses of a host, by the resolvers below."""
+
+        async def ask(resolver: Resolver, connecting: Connecting) -> Sequence[Address]:
+            return await resolver.resolve(host, port, connecting)
+
+        with self.call.step(Resolve, host=host, port=port) as step:
+            found = await self._ask(
+                "resolver", None, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
+            )
+            if not found:
+                raise ResolveError(f"{host} cannot be resolved: no address").at("resolve")
+            step.note(addresses=tuple(found))
+        return cast("Sequence[Address]", found)
+
+    async def dial(self, route: Route) -> Stream:
+        """A stream, by the diallers below."""
+
+        async def ask(dialler: Dialler, connecting: Connecting) -> Stream:
+            return await dialler.dial(route, connecting)
+
+        return await self._ask("dialler", route, cast("Any", ask), "dial", ConnectError, f"{route} cannot be reached")
+
+    async def secure(self, stream: Stream, route: Route) -> Stream:
+        """A secured stream, by the securers below. Closes `stream` if it fails."""
+
+        async def ask(securer: Securer, connecting: Connecting) -> Stream:
+            with self.call.waiting(stream):
+                return await securer.secure(stream, route, connecting)
+
+        try:
+            with self.call.step(TLSStep, host=route.server_hostname) as step:
+                secured: Stream = await self._ask(
+                    "securer", route, cast("Any", ask), "tls", TLSError, f"the TLS handshake with {route} failed"
+                )
+                step.note(info=secured.extra(TLS))
+            return secured
+        except BaseException:
+            stream.close()
+            raise
+
+    async def speak(self, stream: Stream, protocol: str, route: Route) -> Connection:
+        """A connection over a stream, by the speakers below."""
+
+        async def ask(speaker: Speaker, connecting: Connecting) -> Connection:
+            if protocol not in speaker.protocols:
+                raise Refused(f"does not speak {protocol}")
+            return await speaker.speak(stream, protocol, route, connecting)
+
+        what = f"no HTTP connection to {route}"
+        return await self._ask("speaker", route, cast("Any", ask), "dial", ConnectError, what)
+
+    async def open(self, route: Route) -> Connection:
+        """A connection, by the whole transports below."""
+
+        async def ask(whole: Whole, connecting: Connecting) -> Connection:
+            return await whole.open(route, connecting)
+
+        return await self._ask("whole", route, cast("Any", ask), "dial", ConnectError, f"{route} cannot be reached")
+
+    # -- how each of them asks
+
+    def _next(self, role: str, route: Route | None) -> list[Transport]:
+        """The transports of a role that lie below, in order."""
+        all_of_role = self._connector.of_role(role)
+        begin = self._asked.get(role, 0)
+        if route is None:
+            return all_of_role[begin:]
+        taking = self._connector.plan(route).takes.get(role, ())
+        return [transport for transport in all_of_role[begin:] if transport in taking]
+
+    def _below(self, role: str, transport: Transport) -> Connecting:
+        place = self._connector.of_role(role).index(transport) + 1
+        below = type(self)(
+            self._connector, self.call, self.deadline, self.limits, self.changed, {**self._asked, role: place}
+        )
+        return below
+
+    async def _ask(
+        self,
+        role: str,
+        route: Route | None,
+        ask: Callable[[Transport, Connecting], Awaitable[T]],
+        phase: Phase,
+        kind: type[Error],
+        what: str,
+    ) -> T:
+        """The first transport that does not refuse answers; its errors get phase and blame."""
+        reasons = dict(self._connector.plan(route).reasons) if route is not None else {}
+        for transport in self._next(role, route):
+            try:
+                return await ask(transport, self._below(role, transport))
+            except Refused as refusal:
+                reasons[transport.name] = refusal.reason
+            except Error as error:
+                raise error.at(phase)
+            except TimeoutError as error:
+                self.call.check()
+                raise self.deadline.error(phase) from error
+            except OSError as error:
+                self.call.check()
+                raise kind(f"{what}: {reason_of(error)}").at(phase) from error
+            except Exception as error:
+                raise PluginError(
+                    f"the transport {transport.name} raised {type(error).__name__}: {error}", transport.name
+                ).at(phase) from error
+        raise NoTransport(f"no {role} takes {route or what}:", reasons).at(phase)
+
+    def _protocol(self, stream: Stream, route: Route) -> str:
+        """What to speak: ALPN's answer, else HTTP/1.1 if it is allowed, else the only version that is (prior knowledge)."""
+        info = stream.extra(TLS)
+        if info is not None and info.alpn is not None:
+            return info.alpn
+        if "http/1.1" in route.http_versions:
+            return "http/1.1"
+        return route.http_versions[0]
+
+
+def reason_of(error: OSError) -> str:
+    """An OSError in words: what the system says, and the notes on other addresses."""
+    text = error.strerror or str(error) or type(error).__name__
+    notes = getattr(error, "__notes__", [])
+    return "; ".join([text, *notes])

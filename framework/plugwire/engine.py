@@ -1,0 +1,410 @@
+"""The main road: call -> attempts -> connection -> response.
+
+An `Engine` is what all views of one session share: plugins compiled into chains, transports, the pool, the world. Read
+`run`, `_attempt` and `_exchange` in this order, and you have followed a request from the public call to the wire.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+from plugwire.call import Call, racing, returned_no_response, tell
+from plugwire.errors import Busy, Cancelled, ConnectionClosed, Error, PluginError, Refused, SessionClosed, WriteError
+from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
+from plugwire.hookspecs import Stage
+from plugwire.messages import AsyncResponse
+from plugwire.pipeline import Layer, compile_chain, layers_of
+from plugwire.pool import Pool, Slot, Ticket
+from plugwire.registry import watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plugwire.call import Handler, Next, Watchers
+    from plugwire.config import Limits
+    from plugwire.connector import Connector
+    from plugwire.messages import Request
+    from plugwire.pool import PoolStats
+    from plugwire.protocols import Connection, Runtime
+    from plugwire.registry import Hook, Plugins
+    from plugwire.route import Route
+    from plugwire.view import View
+
+T = TypeVar("T")
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110, 9.2.2."""
+
+interceptors: Final[list[Handler]] = []
+"""`plugwire.testing.intercept`: the last one answers in place of every wire of the process."""
+
+
+class Lease:
+    """A connection that a `ConnectionHandle` holds between its requests."""
+
+    __slots__ = ("connection", "is_over", "route")
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.connection: Connection | None = None
+        self.is_over = False
+
+
+class Engine:
+    """What all views of a session share."""
+
+    def __init__(self, plugins: Plugins, connector: Connector, limits: Limits) -> None:
+        self.plugins = plugins
+        self.connector = connector
+        self.limits = limits
+        self.layers = layers_of(plugins.hooks)
+        observers = plugins.of("observe")
+        self.watchers: Watchers | None = watched(observers) if observers else None
+        self.why_closed: str | None = None
+        self.is_open = False
+        self._opened: list[Hook] = []
+        self._states: dict[int, tuple[object, Any]] = {}
+        self._chains: dict[tuple[object, ...], Handler] = {}
+        self._plain = self._compile((), False)
+        self._with_auth = self._compile((), True)
+
+    # -- the world
+
+    @property
+    def is_bound(self) -> bool:
+        """True once the world is known."""
+        return hasattr(self, "runtime")
+
+    def bind(self, runtime: Runtime, view: View) -> None:
+        """The world is known: from here on the session can work. `view` is the session itself."""
+        for name, worlds in self.plugins.worlds:
+            if runtime.name not in worlds:
+                raise PluginError(
+                    f"the plugin {name} works in {', '.join(sorted(worlds))} only, not in {runtime.name}", name
+                )
+        self.connector.check_world(runtime.name)
+        self.runtime = runtime
+        self.pool = Pool(self.limits, runtime.now, self._connection_closed)
+        self._view = view
+        self._opening = runtime.lock()
+
+    def check_open(self) -> None:
+        """Raise `SessionClosed` if somebody closed the session."""
+        if self.why_closed is not None:
+            raise SessionClosed(self.why_closed)
+
+    async def open(self) -> None:
+        """Run `session_opened`, once, before the first request."""
+        self.check_open()
+        async with self._opening:
+            if self.is_open:
+                return
+            try:
+                for hook in self.plugins.of("session_opened"):
+                    self._opened.append(hook)
+                    await _called(hook, self._view)
+            except BaseException:
+                failed = self._opened.pop()
+                await self._run_closed(cast("BaseException | None", None), without=failed.plugin)
+                self._opened.clear()
+                raise
+            self.is_open = True
+
+    async def close(self, reason: str = "the session is closed") -> None:
+        """End the session: responses, connections, plugins, in this order. Idempotent."""
+        if self.why_closed is not None:
+            return
+        self.why_closed = reason
+        pool: Pool | None = getattr(self, "pool", None)
+        if pool is None:
+            return
+        pool.close(reason)
+        await self._run_closed(None)
+
+    def drop(self) -> None:
+        """The session was dropped without `close`: what can be done without waiting."""
+        if self.why_closed is None:
+            self.why_closed = "the session was dropped without close()"
+            pool: Pool | None = getattr(self, "pool", None)
+            if pool is not None:
+                pool.close(self.why_closed)
+
+    async def _run_closed(self, error: BaseException | None, without: object = None) -> None:
+        """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none."""
+        if not self.is_open and not self._opened:
+            return
+        with_opened = {id(hook.plugin) for hook in self.plugins.of("session_opened")}
+        opened = {id(hook.plugin) for hook in self._opened}
+        for hook in reversed(self.plugins.of("session_closed")):
+            ran = id(hook.plugin) in opened or (self.is_open and id(hook.plugin) not in with_opened)
+            if not ran or hook.plugin is without:
+                continue
+            try:
+                await _called(hook, self._view)
+            except BaseException as failure:
+                error = error or failure
+        if error is not None:
+            raise error
+
+    def state(self, owner: object, make: Callable[[Runtime], T]) -> T:
+        """What a plugin keeps for this session. Two threads may both make one; one of the two stays."""
+        found = self._states.get(id(owner))
+        if found is None:
+            found = self._states.setdefault(id(owner), (owner, make(self.runtime)))
+        return cast("T", found[1])
+
+    # -- the road
+
+    async def run(self, request: Request, call: Call, *, without: tuple[object, ...] = ()) -> AsyncResponse:
+        """The user's whole operation."""
+        if not self.is_open:
+            await self.open()
+        if without:
+            chain = self._compile(without, call.auth is not None)
+        else:
+            chain = self._plain if call.auth is None else self._with_auth
+        try:
+            if call.watchers is None:
+                response = await chain(request, call)
+            else:
+                response = await self._observed(chain, request, call, CallStep)
+            if type(response) is not AsyncResponse:
+                raise returned_no_response("the outermost plugin", response)
+            # Its body was read with the head, or by a middleware, or is left to the caller; else it is read here.
+            if not (response.is_read or call.streaming):
+                try:
+                    await response.read()
+                except BaseException:
+                    response.abort()
+                    raise
+                self._note_end(response, call)
+            call.holder = ""
+            return response
+        except Error as error:
+            raise self._blamed(error, request, call) from error.__cause__
+        except (OSError, Refused) as error:
+            call.check()
+            raise PluginError(f"a plugin or transport raised {type(error).__name__}: {error}", call.holder) from error
+
+    async def _observed(self, inner: Handler, request: Request, call: Call, kind: Any) -> AsyncResponse:
+        with call.step(kind, request=request) as step:
+            response = await inner(request, call)
+            step.note(status=response.status_code)
+            return response
+
+    def _compile(self, without: tuple[object, ...], has_auth: bool) -> Handler:
+        key = (has_auth, *(id(plugin) for plugin in without))
+        chain = self._chains.get(key)
+        if chain is None:
+            layers = [layer for layer in self.layers if not any(layer.plugin is plugin for plugin in without)]
+            auth = Layer(Stage.AUTH, "auth", "around_send", _authorize, True, None, True) if has_auth else None
+            chain = self._chains[key] = compile_chain(layers, self._attempts, self._exchange, auth)
+        return chain
+
+    def _attempts(self, sending: Handler) -> Handler:
+        """Begin an attempt: count it, prepare the request, send it on its way."""
+
+        def attempt(request: Request, call: Call) -> Any:
+            call.attempt += 1
+            call.session.prepare(request, call)
+            if call.watchers is None:
+                return sending(request, call)
+            return self._observed(sending, request, call, Attempt)
+
+        return attempt
+
+    async def _exchange(self, request: Request, call: Call) -> AsyncResponse:
+        """The wire: find a connection, send, receive the head. Replays once what a reused connection lost unanswered."""
+        if interceptors:
+            return await interceptors[-1](request, call)
+        route = call.session.route(request, call)
+        lease: Lease | None = request.affinity
+        if lease is not None and lease.route != route:
+            lease = None
+        is_replay = False
+        while True:
+            connection = await self._connection(route, call, lease, fresh=is_replay)
+            scope, inner = call.scope, racing.get()
+            scope.add(connection)
+            if inner is not None:
+                inner.add(connection)
+            try:
+                response = await connection.send(request, call)
+            except Refused:
+                # Nothing was sent: its capacity went away between the pool's grant and now.
+                continue
+            except (ConnectionClosed, WriteError) as error:
+                if is_replay or not connection.info.reused or not can_replay(error, request):
+                    raise
+                call.check()
+                is_replay = True
+                continue
+            finally:
+                scope.discard(connection)
+                if inner is not None:
+                    inner.discard(connection)
+                if connection.is_closed:
+                    self.pool.forget(connection)
+            now = self.runtime.now()
+            response.times = (call.started, call.setup, now, now if response.is_read else None)
+            if not response.is_read:
+                scope.add(response.body)
+            return response
+
+    async def _connection(self, route: Route, call: Call, lease: Lease | None, *, fresh: bool) -> Connection:
+        """A connection that takes a request now: the lease's own, an idle one, or a new one."""
+        if lease is not None:
+            return await self._leased(lease, call, fresh=fresh)
+        while True:
+            slot = self.pool.ask(route, self.runtime.waiter, fresh=fresh)
+            if type(slot) is not Slot:
+                slot = await self._wait(cast("Ticket", slot), route, call)
+            connection, slot.connection = slot.connection, None
+            if connection is None:
+                return await self._dial(route, slot, call)
+            connection.place = slot
+            if connection.is_fresh():
+                return connection
+            self._retire(connection, "the peer closed it while it was idle")
+
+    async def _wait(self, ticket: Ticket, route: Route, call: Call) -> Slot:
+        """Wait for a place in the limits."""
+        deadline = call.deadline.earlier(call.timeout.pool, "pool")
+        slot: Slot | None = None
+        with call.step(PoolWait, route=route):
+            try:
+                with call.waiting(ticket.waiter):
+                    await ticket.waiter.wait(deadline.at)
+                call.check()
+                slot = self.pool.collect(ticket)
+            finally:
+                self.pool.leave(ticket)
+            if slot is None:
+                raise deadline.error("pool", self.pool.describe())
+        return slot
+
+    async def _dial(self, route: Route, slot: Slot, call: Call) -> Connection:
+        """A new connection, in its place."""
+        try:
+            connection = await self.connector.open(route, call, self.limits, self.pool.changed)
+        except BaseException:
+            self.pool.free(slot)
+            raise
+        try:
+            self.pool.joined(connection, slot)
+            call.check()
+        except BaseException:
+            self._retire(connection, "its call had ended")
+            raise
+        if self.watchers is not None and Open in self.watchers:
+            self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))
+        return connection
+
+    def _retire(self, connection: Connection, reason: str) -> None:
+        """Close a connection and give its place back."""
+        slot: Slot | None = connection.place
+        connection.place = None
+        connection.close()
+        if slot is not None:
+            self.pool.free(slot)
+        self._connection_closed(connection, reason)
+
+    # -- leases
+
+    async def lease(self, route: Route, call: Call) -> Lease:
+        """Take or dial a connection for a handle."""
+        if not self.is_open:
+            await self.open()
+        lease = Lease(route)
+        try:
+            await self._leased(lease, call, fresh=False)
+        except Error as error:
+            raise self._blamed(error, None, call) from error.__cause__
+        return lease
+
+    async def _leased(self, lease: Lease, call: Call, *, fresh: bool) -> Connection:
+        if lease.is_over:
+            raise SessionClosed("the connection's handle is closed")
+        connection = lease.connection
+        if connection is not None and not connection.is_closed:
+            if connection.capacity < 1:
+                raise Busy("the leased connection has an open request: read or close its response first")
+            if not fresh and connection.is_fresh():
+                return connection
+            self._retire(connection, "the peer closed it while it was leased")
+        lease.connection = None
+        connection = await self._connection(lease.route, call, None, fresh=fresh)
+        connection.place.is_leased = True
+        lease.connection = connection
+        return connection
+
+    def end_lease(self, lease: Lease) -> None:
+        """Give the connection back. Idempotent."""
+        lease.is_over = True
+        connection, lease.connection = lease.connection, None
+        if connection is not None and connection.place is not None:
+            connection.place.is_leased = False
+            if connection.is_idle:
+                self.pool.changed(connection)
+
+    # -- errors and events
+
+    def _blamed(self, error: Error, request: Request | None, call: Call) -> Error:
+        """Complete an error with what only the road knows."""
+        if not isinstance(error, (Cancelled, SessionClosed)):
+            # Whatever the symptom was: if somebody ended the call from outside, that is the reason.
+            if call.is_cancelled:
+                return _with_cause(Cancelled("the call was cancelled by call.cancel()"), error)
+            if self.why_closed is not None:
+                return _with_cause(SessionClosed(self.why_closed), error)
+        if error.request is None:
+            error.request = request
+        error.attempts = max(error.attempts, call.attempt)
+        if error.request is not None and not error.replayable:
+            error.replayable = can_replay(error, error.request)
+        return error
+
+    @staticmethod
+    def _note_end(response: AsyncResponse, call: Call) -> None:
+        if response.times is not None:
+            response.times = (*response.times[:3], call.runtime.now())
+
+    def _connection_closed(self, connection: Connection, reason: str) -> None:
+        self.pool.forget(connection)
+        if self.watchers is not None and Close in self.watchers:
+            self._tell(Close(time=self.runtime.now(), connection=connection.info, reason=reason))
+
+    def _tell(self, event: Event) -> None:
+        """An event that belongs to no call."""
+        for observer in (self.watchers or {}).get(type(event), ()):
+            tell(observer, event)
+
+    def stats(self) -> PoolStats:
+        """How the pool stands."""
+        return self.pool.stats()
+
+
+def can_replay(error: Error, request: Request) -> bool:
+    """True if the same request may be sent again after this error: nothing had been sent, or the method is idempotent
+    (RFC 9110, 9.2.2); and the body can be sent again."""
+    return (not error.sent or request.method in IDEMPOTENT) and request.body.is_replayable
+
+
+def _with_cause(error: Error, cause: Error) -> Error:
+    error.phase, error.sent, error.request, error.attempts = cause.phase, cause.sent, cause.request, cause.attempts
+    error.__cause__ = cause
+    return error
+
+
+async def _authorize(request: Request, call_next: Next, call: Call) -> AsyncResponse:
+    """The core's layer at stage `auth`: the call's auth, for the origin it was given for and no other."""
+    from plugwire.view import is_bound
+
+    if call.auth is None or not is_bound(call.origin, request.url.origin):
+        return await call_next(request)
+    function = call.auth.around_send
+    return cast("AsyncResponse", await function(request, call_next, call))
+
+
+async def _called(hook: Hook, view: View) -> None:
+    await (hook.function(view) if hook.arguments else hook.function())

@@ -1,0 +1,361 @@
+"""The classical road in steps: a connection's handle, a request's handle, and their blocking faces.
+
+    with session.connect("https://host") as connection:           # dials now
+        request = connection.open_request("GET", "/path")         # no I/O
+        request.headers.add("accept", "text/plain")
+        response = request.send()                                 # the body is unread
+        size = response.readinto(buffer)
+
+Push-style upload: `request.begin()`, `request.write(data)` as often as you like, `response = request.end()`. It needs no
+thread and no task: the chain of plugins is stepped until it asks for bytes (`drive.Stepper`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+
+from plugwire.drive import Stepper, ask_for_bytes, drive
+from plugwire.errors import NotReplayable, UsageError
+from plugwire.messages import AsyncResponse, Request, Response
+from plugwire.protocols import Body
+from plugwire.url import URL
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from plugwire.call import Call
+    from plugwire.config import CallOptions
+    from plugwire.engine import Lease
+    from plugwire.headers import Headers
+    from plugwire.protocols import Buffer, ConnectionInfo
+    from plugwire.view import View
+
+
+class PushSource:
+    """The content that the caller of `write` gives, piece by piece. It can be sent once."""
+
+    content = None
+    is_replayable = False
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self._is_open = False
+
+    def open(self, call: Call) -> Body:
+        if self._is_open:
+            raise NotReplayable("a body that is pushed by write() can be sent only once")
+        self._is_open = True
+        return _PushBody(self.length)
+
+
+class _PushBody(Body):
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self._rest = memoryview(b"")
+        self._is_over = False
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        while not self._rest and not self._is_over:
+            data = await ask_for_bytes()
+            if len(data) == 0:
+                self._is_over = True
+            self._rest = memoryview(data)
+        piece = bytes(self._rest[:max_bytes])
+        self._rest = self._rest[max_bytes:]
+        return piece
+
+
+class AsyncRequestHandle:
+    """A request that was opened and not sent yet. Its `headers` may be changed until then.
+
+    Made by `connection.open_request(...)` or `session.open_request(...)`, without any I/O.
+    """
+
+    def __init__(self, view: View, request: Request, options: CallOptions) -> None:
+        self.request = request
+        self._view = view
+        self._options = options
+        self._pushing: Stepper[AsyncResponse] | None = None
+        self._is_sent = False
+
+    @property
+    def headers(self) -> Headers:
+        """The request's own header fields; the session's are put under them when it is sent."""
+        return self.request.headers
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return self.request.method
+
+    @property
+    def url(self) -> URL:
+        """The URL."""
+        return self.request.url
+
+    async def send(self) -> AsyncResponse:
+        """Send it; the response's body is unread. A status of 404 is a response like any other.
+
+        Raises:
+            Busy: it was sent already.
+            Error: as for every call.
+        """
+        request, call = self._begin(self.request)
+        return await self._view.engine.run(request, call)
+
+    async def begin(self, length: int | None = None) -> None:
+        """Begin a push-style upload: the head goes out, then what `write` gives.
+
+        Args:
+            length: bytes that will be written; None: sent chunked.
+        """
+        if self.request.body.length != 0:
+            raise UsageError("begin() after a body was given: a request has one body")
+        self.request.body = PushSource(length)
+        request, call = self._begin(self.request)
+        self._pushing = Stepper(self._view.engine.run(request, call))
+        await self._pushing.step(None)
+
+    async def write(self, data: Buffer | str) -> int:
+        """Send a piece of the body; its size. After the final response has come early, what is written is dropped:
+        `end()` gives that response."""
+        pushing = self._stepper()
+        piece: Any = data.encode() if isinstance(data, str) else data
+        if len(piece) and not pushing.is_over:
+            await pushing.step(piece)
+        return memoryview(piece).nbytes
+
+    async def end(self) -> AsyncResponse:
+        """The body is complete; the response, its body unread."""
+        pushing = self._stepper()
+        while not pushing.is_over:
+            await pushing.step(b"")
+        return pushing.result
+
+    async def close(self) -> None:
+        """Give an unfinished upload up; the connection is closed. Idempotent."""
+        self.abort()
+
+    def abort(self) -> None:
+        """The same, for who cannot wait."""
+        if self._pushing is not None:
+            self._pushing.close()
+
+    def __del__(self) -> None:
+        self.abort()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abort()
+
+    def _begin(self, request: Request) -> tuple[Request, Call]:
+        from plugwire.errors import Busy
+
+        if self._is_sent:
+            raise Busy("the request was sent already: open another one")
+        self._is_sent = True
+        request = request.copy()
+        return request, self._view.call(request, self._options, streaming=True)
+
+    def _stepper(self) -> Stepper[AsyncResponse]:
+        if self._pushing is None:
+            raise UsageError("write() and end() come after begin()")
+        return self._pushing
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.request.method} {self.request.url}>"
+
+
+class RequestHandle:
+    """The blocking face of `AsyncRequestHandle`; between `begin` and `end` also a file that can be written to."""
+
+    def __init__(self, waiting: AsyncRequestHandle) -> None:
+        self._waiting = waiting
+        self._is_closed = False
+
+    @property
+    def request(self) -> Request:
+        """The request below."""
+        return self._waiting.request
+
+    @property
+    def headers(self) -> Headers:
+        """The request's own header fields; the session's are put under them when it is sent."""
+        return self._waiting.headers
+
+    @property
+    def method(self) -> str:
+        """The method."""
+        return self._waiting.method
+
+    @property
+    def url(self) -> URL:
+        """The URL."""
+        return self._waiting.url
+
+    def send(self) -> Response:
+        """As `AsyncRequestHandle.send`."""
+        return Response.over(drive(self._waiting.send()))
+
+    def begin(self, length: int | None = None) -> None:
+        """As `AsyncRequestHandle.begin`."""
+        drive(self._waiting.begin(length))
+
+    def write(self, data: Buffer | str) -> int:
+        """As `AsyncRequestHandle.write`."""
+        return drive(self._waiting.write(data))
+
+    def end(self) -> Response:
+        """As `AsyncRequestHandle.end`."""
+        return Response.over(drive(self._waiting.end()))
+
+    def close(self) -> None:
+        """As `AsyncRequestHandle.close`."""
+        self._is_closed = True
+        self._waiting.abort()
+
+    @property
+    def closed(self) -> bool:
+        """As files have it."""
+        return self._is_closed
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def writable(self) -> Literal[True]:
+        """A file for writing."""
+        return True
+
+    def readable(self) -> Literal[False]:
+        """A file for writing only."""
+        return False
+
+    def seekable(self) -> Literal[False]:
+        """A file that cannot seek."""
+        return False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.request.method} {self.request.url}>"
+
+
+class AsyncConnectionHandle:
+    """A connection that was dialled, or taken idle from the pool.
+
+    Over HTTP/1.1 it is leased: a second request while one is open raises `Busy`. Closed by the peer in between, it is
+    dialled again. Leaving the `with` gives it back to the pool.
+    """
+
+    def __init__(self, view: View, origin: URL, lease: Lease, options: CallOptions) -> None:
+        self._view = view
+        self._lease = lease
+        self._options = options
+        self.url = origin
+
+    @property
+    def info(self) -> ConnectionInfo | None:
+        """What is known of the connection; None once it was closed."""
+        connection = self._lease.connection
+        return connection.info if connection is not None else None
+
+    def open_request(self, method: str, target: str = "/", **options: Unpack[CallOptions]) -> AsyncRequestHandle:
+        """A request on this connection; no I/O.
+
+        Args:
+            target: a path with or without a query; "*" for OPTIONS; host:port for CONNECT.
+            options: as for every call; over those of `connect`.
+        """
+        return AsyncRequestHandle(*self._opened(method, target, options))
+
+    def _opened(self, method: str, target: str, options: CallOptions) -> tuple[View, Request, CallOptions]:
+        merged: CallOptions = {**self._options, **options}
+        view, request, merged = opened(self._view, method, self.url, target, merged)
+        request.affinity = self._lease
+        return view, request, merged
+
+    async def close(self) -> None:
+        """Give the connection back. Idempotent."""
+        self._view.engine.end_lease(self._lease)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.url.origin}>"
+
+
+class ConnectionHandle:
+    """The blocking face of `AsyncConnectionHandle`."""
+
+    def __init__(self, waiting: AsyncConnectionHandle) -> None:
+        self._waiting = waiting
+
+    @property
+    def url(self) -> URL:
+        """The origin that it leads to."""
+        return self._waiting.url
+
+    @property
+    def info(self) -> ConnectionInfo | None:
+        """What is known of the connection; None once it was closed."""
+        return self._waiting.info
+
+    def open_request(self, method: str, target: str = "/", **options: Unpack[CallOptions]) -> RequestHandle:
+        """As `AsyncConnectionHandle.open_request`."""
+        return RequestHandle(self._waiting.open_request(method, target, **options))
+
+    def close(self) -> None:
+        """Give the connection back. Idempotent."""
+        drive(self._waiting.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.url.origin}>"
+
+
+def opened(view: View, method: str, base: URL, target: str, options: CallOptions) -> tuple[View, Request, CallOptions]:
+    """The request that `open_request` means; `base` is what the target is relative to."""
+    special = target == "*" or method == "CONNECT"
+    if special:
+        request = view.request(method, base, options)
+        request.target = target
+    else:
+        request = view.request(method, base.join(target), options)
+    return view, request, options
+
+
+async def connect(view: View, origin: URL | str, options: CallOptions) -> AsyncConnectionHandle:
+    """Dial now, or take an idle connection, so a bad host fails here."""
+    url = view.resolve(origin)
+    probe = view.request("GET", url, options)
+    call = view.call(probe, options, streaming=True)
+    lease = await view.engine.lease(view.route(probe, call), call)
+    return AsyncConnectionHandle(view, url, lease, options)
+
+
+def request_handle(view: View, method: str, url: URL | str, options: CallOptions) -> AsyncRequestHandle:
+    """A request to be sent later, by whatever connection the pool then gives."""
+    return AsyncRequestHandle(view, view.request(method, url, options), options)

@@ -1,0 +1,563 @@
+"""What a session is made of: finds plugins and transports, checks them, and freezes.
+
+Three things are kept apart:
+
+- *Finding.* A plugin or transport is given as an object, or by name. Names of shipped ones stand in the tables below
+  with their import strings (a test holds them against our own entry points), so default use looks nothing up. Any other
+  name makes the registry scan the environment's entry points, once per process. A package that is merely installed is
+  never used: only what the program itself names.
+- *Checking.* pluggy validates signatures; what pluggy lets through and we do not is refused in `_Manager`. Whatever is
+  wrong is said in the session's constructor, with the plugin's name, before any I/O.
+- *Order.* pluggy runs the last registered first. We keep list order ourselves: first listed is outermost, and the
+  default plugins come after the user's.
+
+After the constructor nothing can be registered.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from plugwire.errors import PluginError, UnknownOption, UsageError
+from plugwire.events import ALL, Event
+from plugwire.hookspecs import ASYNC_HOOKS, DEFAULT_STAGES, HOOKS, PROJECT, STAGE_ATTRIBUTE, Hooks, Stage, hookimpl
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+    from plugwire.protocols import Transport
+
+PluginLike: TypeAlias = "object | str | Callable[..., Any]"
+
+SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
+    "auth": "plugwire_plugins.auth:BasicAuth",
+    "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
+    "retries": "plugwire_plugins.retries:Retries",
+    "wirelog": "plugwire_plugins.wirelog:WireLog",
+}
+DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers",)
+
+SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
+    "system": "plugwire_transports.resolver:SystemResolver",
+    "tcp": "plugwire_transports.tcp:TCP",
+    "unix": "plugwire_transports.unix:Unix",
+    "tls": "plugwire_transports.tls:TLSSecurer",
+    "http/1.1": "plugwire_transports.http11:HTTP11",
+}
+DEFAULT_TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "resolver": ("system",),
+    "dialler": ("unix", "tcp"),
+    "securer": ("tls",),
+    "speaker": ("http/1.1",),
+    "whole": (),
+}
+"""The shipped transports of each role, in the order in which they are asked, after the user's."""
+
+ROLES: Final[Mapping[str, str]] = {
+    "resolver": "resolve",
+    "dialler": "dial",
+    "securer": "secure",
+    "speaker": "speak",
+    "whole": "open",
+}
+"""The roles, and the method that makes a transport play one."""
+
+
+class Hook(NamedTuple):
+    """One implementation of a hook, checked.
+
+    arguments: the names of the arguments that it takes, a part of the specification's.
+    """
+
+    plugin: object
+    name: str
+    hook: str
+    function: Callable[..., Any]
+    arguments: tuple[str, ...]
+    stage: Stage | None
+    is_default: bool
+
+
+class Plugins(NamedTuple):
+    """The plugins of a session, frozen. `hooks` are in list order."""
+
+    names: tuple[str, ...]
+    hooks: tuple[Hook, ...]
+    option_types: tuple[tuple[type, str], ...]
+    worlds: tuple[tuple[str, frozenset[str]], ...]
+
+    def of(self, hook: str) -> list[Hook]:
+        """The implementations of one hook, in list order."""
+        return [found for found in self.hooks if found.hook == hook]
+
+
+class FunctionPlugin:
+    """The short form: a bare `async def (request, call_next)` or `(request, call_next, call)` as `around_send`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        arguments = _arguments(function, getattr(function, "__qualname__", repr(function)))
+        if list(arguments)[:2] != ["request", "call_next"] or len(arguments) > 3:
+            raise PluginError(
+                f"{function!r} as a plugin: the short form is `async def name(request, call_next)`, with `call` as a "
+                "third argument if you need it",
+                repr(function),
+            )
+
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", repr(self.function))
+
+
+def collect_plugins(given: Sequence[PluginLike], *, defaults: bool) -> Plugins:
+    """Check the user's plugins and the default ones, and freeze them.
+
+    Raises:
+        PluginError: one of them breaks a rule; the message names it.
+        UnknownOption: two of them claim the same option.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise UsageError(f"plugins={given!r}: a list of objects and names")
+    listed: list[tuple[object, str, bool]] = []
+    for item in given:
+        plugin = _found(item, "plugwire.plugins", SHIPPED_PLUGINS) if isinstance(item, str) else item
+        if inspect.isfunction(plugin) and not hasattr(plugin, f"{PROJECT}_impl"):
+            plugin = FunctionPlugin(plugin)
+        listed.append((plugin, item if isinstance(item, str) else _name_of(plugin), False))
+    if defaults:
+        used = {type(plugin) for plugin, _, _ in listed}
+        for name in DEFAULT_PLUGINS:
+            plugin = _found(name, "plugwire.plugins", SHIPPED_PLUGINS)
+            # A default plugin that the user lists takes the place of ours: `plugins=[Redirects(max=3)]`.
+            if type(plugin) not in used:
+                listed.append((plugin, name, True))
+    return _checked(listed)
+
+
+def _checked(listed: list[tuple[object, str, bool]]) -> Plugins:
+    hooks: list[Hook] = []
+    names: list[str] = []
+    option_types: list[tuple[type, str]] = []
+    worlds: list[tuple[str, frozenset[str]]] = []
+    manager = _manager() if listed else None
+    for plugin, wanted, is_default in listed:
+        if any(plugin is seen for seen, _, _ in listed[: len(names)]):
+            raise PluginError(f"the plugin {wanted} is listed twice: one object has one place", wanted)
+        name = _unique(wanted, names)
+        _check_plugin(plugin, name)
+        assert manager is not None
+        manager.add(plugin, name)
+        hooks.extend(_hooks_of(plugin, name, is_default))
+        option_types.extend((kind, name) for kind in _option_types(plugin, name))
+        if (allowed := getattr(plugin, "worlds", None)) is not None:
+            worlds.append((name, frozenset(allowed)))
+        names.append(name)
+    return Plugins(tuple(names), tuple(hooks), tuple(option_types), tuple(worlds))
+
+
+def _name_of(plugin: object) -> str:
+    name = getattr(plugin, "name", None) or getattr(plugin, "__name__", None)
+    return (
+        name
+        if isinstance(name, str) and not isinstance(plugin, type)
+        else getattr(plugin, "__name__", type(plugin).__name__)
+    )
+
+
+def _unique(name: str, taken: list[str]) -> str:
+    number, unique = 1, name
+    while unique in taken:
+        number += 1
+        unique = f"{name} #{number}"
+    return unique
+
+
+# -- checking ------------------------------------------------------------------------------------------------------
+
+
+def _check_plugin(plugin: object, name: str) -> None:
+    """Everything that can be said of the object without pluggy."""
+    if isinstance(plugin, type):
+        raise PluginError(f"the plugin {name} is a class: give an object, {name}()", name)
+    if isinstance(plugin, FunctionPlugin):
+        if not inspect.iscoroutinefunction(plugin.function):
+            raise PluginError(f"the plugin {name} is a plain function: the short form is `async def`", name)
+        return
+    found = False
+    for hook in HOOKS:
+        function = _attribute(plugin, hook)
+        if function is None:
+            continue
+        if not hasattr(function, f"{PROJECT}_impl"):
+            # An auth object has an unmarked around_send, because it is no plugin of the session.
+            raise PluginError(f"{name}.{hook} has a hook's name but not the mark @plugwire.hookimpl", name)
+        found = True
+    if not found and not _misnamed(plugin, name):
+        raise PluginError(f"the plugin {name} ({plugin!r}) implements no hook; the hooks are {', '.join(HOOKS)}", name)
+    for kind in _events_of(plugin, name):
+        if kind not in ALL and kind is not Event and not issubclass(kind, Event):
+            raise PluginError(f"{name}.events has {kind!r}, which is no event class", name)
+
+
+def _misnamed(plugin: object, name: str) -> bool:
+    """Raises for a marked method that has no hook's name."""
+    for attribute in dir(type(plugin)):
+        function = _attribute(plugin, attribute)
+        if hasattr(function, f"{PROJECT}_impl") and attribute not in HOOKS:
+            raise PluginError(
+                f"{name}.{attribute} is marked as a hook, but there is no such hook: {', '.join(HOOKS)}", name
+            )
+    return False
+
+
+def _attribute(plugin: object, name: str) -> Any:
+    """A method of the plugin; properties are not evaluated."""
+    if isinstance(inspect.getattr_static(plugin, name, None), property):
+        return None
+    return getattr(plugin, name, None)
+
+
+def _events_of(plugin: object, name: str) -> tuple[type[Event], ...]:
+    events: object = getattr(plugin, "events", ALL)
+    if not isinstance(events, (tuple, list, frozenset, set)) or not all(isinstance(kind, type) for kind in events):
+        raise PluginError(f"{name}.events must be a tuple of event classes, not {events!r}", name)
+    return tuple(events)
+
+
+def _arguments(function: Callable[..., Any], where: str) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError) as error:
+        raise PluginError(f"{where} has no signature that can be read: {error}", where) from error
+
+
+def check_hook(function: Callable[..., Any], hook: str, name: str) -> tuple[str, ...]:
+    """The rules that every implementation of a hook obeys; the names of its arguments."""
+    where = f"{name}.{hook}"
+    wanted = [parameter for parameter in inspect.signature(getattr(Hooks, hook)).parameters if parameter != "self"]
+    is_async = _is_async(function)
+    if is_async and hook not in ASYNC_HOOKS:
+        raise PluginError(f"{where} is `async def`, but the hook is a plain function", name)
+    if not is_async and hook in ASYNC_HOOKS:
+        raise PluginError(f"{where} is a plain function, but the hook is `async def`", name)
+    arguments = _arguments(function, where)
+    for parameter in arguments.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise PluginError(f"{where}: the argument {parameter} is not of the form that hooks are called with", name)
+        if parameter.name not in wanted:
+            raise PluginError(
+                f"{where} takes {parameter.name!r}, which the hook does not have: {', '.join(wanted)}", name
+            )
+        if parameter.default is not parameter.empty:
+            raise PluginError(f"{where}: {parameter.name} has a default, so pluggy would silently never pass it", name)
+    names = tuple(arguments)
+    if list(names) != [argument for argument in wanted if argument in names]:
+        raise PluginError(f"{where} takes its arguments in another order than the hook: {', '.join(wanted)}", name)
+    if hook in ("around_call", "around_send") and names[:2] != ("request", "call_next"):
+        raise PluginError(f"{where} must take request and call_next", name)
+    return names
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    """Looks through plain decorators (functools.wraps) and callable objects, of which inspect says that they are not."""
+    inner = inspect.unwrap(function)
+    return (
+        inspect.iscoroutinefunction(function)
+        or inspect.iscoroutinefunction(inner)
+        or (
+            not inspect.isroutine(inner) and inspect.iscoroutinefunction(getattr(inner, "__call__", None))  # noqa: B004
+        )
+    )
+
+
+def _hooks_of(plugin: object, name: str, is_default: bool) -> list[Hook]:
+    if isinstance(plugin, FunctionPlugin):
+        arguments = tuple(_arguments(plugin.function, name))
+        return [Hook(plugin, name, "around_send", plugin.function, arguments, Stage.ATTEMPT, is_default)]
+    found: list[Hook] = []
+    for hook in HOOKS:
+        function = _attribute(plugin, hook)
+        if function is None:
+            continue
+        arguments = check_hook(function, hook, name)
+        found.append(Hook(plugin, name, hook, function, arguments, _stage_of(function, hook, name), is_default))
+    return found
+
+
+def _stage_of(function: Callable[..., Any], hook: str, name: str) -> Stage | None:
+    word = getattr(function, STAGE_ATTRIBUTE, None)
+    if hook not in DEFAULT_STAGES:
+        if word is not None:
+            raise PluginError(f"{name}.{hook} stands at no stage, so stage={word!r} means nothing", name)
+        return None
+    stage = DEFAULT_STAGES[hook] if word is None else Stage[word.upper()]
+    if hook == "around_call" and not stage.is_in_call_tier:
+        raise PluginError(f"{name}.around_call at stage {stage.word}: that one is in the send tier (around_send)", name)
+    if hook == "around_send" and stage.is_in_call_tier:
+        raise PluginError(f"{name}.around_send at stage {stage.word}: that one is in the call tier (around_call)", name)
+    return stage
+
+
+def _option_types(plugin: object, name: str) -> tuple[type, ...]:
+    kinds: object = getattr(plugin, "option_types", ())
+    if not isinstance(kinds, (tuple, list)):
+        raise PluginError(f"{name}.option_types must be a tuple of frozen dataclasses", name)
+    for kind in kinds:
+        if not (isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # dataclasses keep it there
+            raise PluginError(f"{name}.option_types has {kind!r}: frozen dataclasses only", name)
+    return tuple(kinds)
+
+
+def watched(hooks: Sequence[Hook]) -> dict[type[Event], tuple[Callable[[Event], object], ...]]:
+    """For each event class, who observes it."""
+    found: dict[type[Event], tuple[Callable[[Event], object], ...]] = {}
+    for hook in hooks:
+        wanted = _events_of(hook.plugin, hook.name)
+        for kind in ALL:
+            if any(issubclass(kind, one) for one in wanted):
+                found[kind] = (*found.get(kind, ()), hook.function)
+        for kind in wanted:
+            if kind not in ALL and kind is not Event:
+                found[kind] = (*found.get(kind, ()), hook.function)
+    return found
+
+
+@lru_cache(maxsize=1)
+def _manager_class() -> Any:
+    """The `PluginManager` of this project; made when first needed, because importing pluggy takes 20 ms."""
+    import pluggy
+
+    class Manager(pluggy.PluginManager):
+        """Registers and validates. Hooks are never called through it: pluggy knows no async."""
+
+        def __init__(self) -> None:
+            super().__init__(PROJECT)
+            self.add_hookspecs(Hooks)
+
+        def add(self, plugin: object, name: str) -> None:
+            """Register, and turn pluggy's words about a bad plugin into ours."""
+            if isinstance(plugin, FunctionPlugin):
+                check = _Marked(plugin.function)
+                self.register(check, name=name)
+                return
+            for hook in HOOKS:
+                function = _attribute(plugin, hook)
+                if function is not None:
+                    check_hook(function, hook, name)
+            _misnamed(plugin, name)
+            try:
+                self.register(plugin, name=name)
+                self.check_pending()
+            except (pluggy.PluginValidationError, ValueError) as error:
+                raise PluginError(f"the plugin {name} is not accepted: {error}", name) from error
+
+    return Manager
+
+
+class _Marked:
+    """A bare function in the shape in which pluggy can register it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    @hookimpl
+    async def around_send(self, request: Any, call_next: Any) -> Any:
+        return await self.function(request, call_next)
+
+
+def _manager() -> Any:
+    return _manager_class()()
+
+
+# -- finding -------------------------------------------------------------------------------------------------------
+
+
+def _found(name: str, group: str, shipped: Mapping[str, str]) -> object:
+    """The object that a name stands for."""
+    if name in shipped:
+        return _made(_imported(shipped[name]))
+    point = entry_points(group).get(name)
+    if point is None:
+        known = sorted({*shipped, *entry_points(group)})
+        raise PluginError(
+            f"there is no {group.removeprefix('plugwire.').rstrip('s')} named {name!r}; known: {', '.join(known)}", name
+        )
+    try:
+        return _made(point.load())
+    except Exception as error:
+        raise PluginError(
+            f"{name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}", name
+        ) from error
+
+
+def _imported(path: str) -> Any:
+    from importlib import import_module
+
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _made(value: Any) -> object:
+    """An entry point's value is a class called without arguments, a factory, or an object."""
+    if isinstance(value, type) or (inspect.isfunction(value) and not inspect.iscoroutinefunction(value)):
+        return value()
+    return value
+
+
+@lru_cache(maxsize=4)
+def entry_points(group: str) -> Mapping[str, EntryPoint]:
+    """What the environment offers in a group, scanned once per process."""
+    from importlib.metadata import entry_points as scan
+
+    return {point.name: point for point in scan(group=group)}
+
+
+def shipped_transport(name: str) -> Transport:
+    """A new object of a shipped transport."""
+    return _imported(SHIPPED_TRANSPORTS[name])()  # type: ignore[no-any-return]  # the table says what it is
+
+
+def find_transport(item: object) -> Transport:
+    """A transport that the user gave: an object, or a name.
+
+    Raises:
+        PluginError: it plays no role, or there is none of that name.
+    """
+    transport: Any = _found(item, "plugwire.transports", SHIPPED_TRANSPORTS) if isinstance(item, str) else item
+    label = item if isinstance(item, str) else _name_of(transport)
+    if isinstance(transport, type):
+        raise PluginError(f"the transport {label} is a class: give an object, {label}()", label)
+    if not roles_of(transport):
+        raise PluginError(f"{transport!r} is no transport: it has none of {', '.join(ROLES.values())}", label)
+    for attribute in ("name", "honours", "refuse"):
+        if not hasattr(transport, attribute):
+            raise PluginError(f"the transport {label} has no {attribute!r}", label)
+    for role in roles_of(transport):
+        if not inspect.iscoroutinefunction(inspect.unwrap(getattr(transport, ROLES[role]))):
+            raise PluginError(f"{label}.{ROLES[role]} is a plain function, but the role's method is `async def`", label)
+    return transport  # type: ignore[no-any-return]  # checked by hand above
+
+
+def roles_of(transport: object) -> tuple[str, ...]:
+    """The roles that a transport plays."""
+    return tuple(role for role, method in ROLES.items() if callable(getattr(transport, method, None)))
+
+
+# -- options -------------------------------------------------------------------------------------------------------
+
+
+class Options:
+    """The declared options of a session: which type owns which name, and what the session set."""
+
+    def __init__(
+        self, kinds: Sequence[tuple[type, str]], route_names: frozenset[str], given: Mapping[str, object] | None
+    ) -> None:
+        self._owner: dict[str, type] = {}
+        self._kinds = [kind for kind, _ in kinds]
+        self.route_names = route_names
+        claimed: dict[str, str] = dict.fromkeys(route_names, "the route")
+        for kind, plugin in kinds:
+            for field in fields(kind):
+                other = claimed.get(field.name)
+                if other is not None and self._owner.get(field.name) is not kind:
+                    raise UnknownOption(f"the option {field.name!r} is claimed by both {other} and {plugin}")
+                claimed[field.name] = plugin
+                self._owner[field.name] = kind
+        self._base: dict[type, Any] = {}
+        given = given or {}
+        self.check(given)
+        for kind in self._kinds:
+            mine = {name: value for name, value in given.items() if self._owner.get(name) is kind}
+            self._base[kind] = self._build(kind, mine)
+        self.route_base = {name: value for name, value in given.items() if name in route_names}
+
+    def overlaid(self, given: Mapping[str, object]) -> Options:
+        """The same declarations with other values of the session."""
+        return Options([(kind, kind.__name__) for kind in self._kinds], self.route_names, given)
+
+    def check(self, given: Mapping[str, object]) -> None:
+        """Raises `UnknownOption` for a name that nobody declared, or a value of the wrong type."""
+        for name, value in given.items():
+            if name in self.route_names:
+                continue
+            owner = self._owner.get(name)
+            if owner is None:
+                from difflib import get_close_matches
+
+                known = sorted({*self._owner, *self.route_names})
+                close = get_close_matches(name, known, 1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+                raise UnknownOption(f"unknown option {name!r}{hint}")
+            _check_type(owner, name, value)
+
+    def of(self, kind: type, given: Mapping[str, object]) -> Any:
+        """The values of one declared type: defaults, overlaid with the session's, overlaid with `given`."""
+        base = self._base.get(kind)
+        if base is None:
+            raise UnknownOption(f"{kind.__name__} was not declared by any plugin of this session (option_types)")
+        if not given:
+            return base
+        mine = {name: value for name, value in given.items() if self._owner.get(name) is kind}
+        if not mine:
+            return base
+        return self._build(kind, {**{f.name: getattr(base, f.name) for f in fields(kind)}, **mine})
+
+    @staticmethod
+    def _build(kind: type, values: Mapping[str, object]) -> Any:
+        try:
+            return kind(**values)
+        except UsageError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise UnknownOption(f"options of {kind.__name__}: {error}") from error
+
+
+def _check_type(kind: type, name: str, value: object) -> None:
+    """Refuse a value whose type is plainly not the declared one. Only plain types and unions of them are checked;
+    what a field means beyond that, its class checks itself."""
+    wanted = _hints(kind).get(name)
+    allowed = _plain_types(wanted)
+    if allowed is None:
+        return
+    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
+        raise UnknownOption(
+            f"option {name}={value!r}: {wanted if isinstance(wanted, str) else _spelled(wanted)} is wanted"
+        )
+
+
+@lru_cache(maxsize=256)
+def _hints(kind: type) -> Mapping[str, Any]:
+    from typing import get_type_hints
+
+    try:
+        return get_type_hints(kind)
+    except Exception:  # annotations that only a type checker can resolve: then the class checks its values itself
+        return {}
+
+
+def _plain_types(wanted: Any) -> tuple[type, ...] | None:
+    from types import NoneType, UnionType
+    from typing import Union, get_args, get_origin
+
+    if wanted is None or wanted is NoneType:
+        return (NoneType,) if wanted is NoneType else None
+    if wanted is float:
+        return (float, int)
+    if get_origin(wanted) in (UnionType, Union):
+        parts = [_plain_types(part) for part in get_args(wanted)]
+        return None if any(part is None for part in parts) else tuple(kind for part in parts for kind in part or ())
+    origin = get_origin(wanted) or wanted
+    return (origin,) if isinstance(origin, type) and origin not in (object, Callable) else None
+
+
+def _spelled(wanted: Any) -> str:
+    return wanted.__name__ if isinstance(wanted, type) else str(wanted)
+
+
+def imported_plugin(name: str) -> Any:
+    """The class of a shipped plugin, where the core itself needs it: `(user, password)` means Basic."""
+    return _imported(SHIPPED_PLUGINS[name])

@@ -1,0 +1,435 @@
+"""`View`: a session as plugins see it, the same in every world, and everything that a call inherits from it.
+
+A session and what `session.derive(...)` gives are views over one `Engine`: they share its pool, transports and plugins,
+and differ in their defaults. A view turns the keywords of a call into a `Request` and a `Call`, finds the route, and
+does the core's part of the stage `prepare`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
+
+from plugwire.bodies import EMPTY
+from plugwire.call import NO_OPTIONS, Call
+from plugwire.config import Proxy, TLSConfig
+from plugwire.errors import UsageError
+from plugwire.headers import Headers
+from plugwire.messages import INHERIT, Request
+from plugwire.protocols import Session
+from plugwire.route import HTTP_VERSIONS, Route
+from plugwire.timeouts import Timeout, make_timeout
+from plugwire.url import URL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from plugwire.config import CallOptions
+    from plugwire.engine import Engine
+    from plugwire.events import Event
+    from plugwire.messages import AsyncResponse, AuthTypes, HeaderTypes, ParamTypes
+    from plugwire.protocols import Observer, Runtime
+    from plugwire.registry import Options
+    from plugwire.url import Origin
+
+T = TypeVar("T")
+
+ROUTE_OPTIONS: Final = frozenset({"local_address", "path", "socket_options"})
+"""Fields of the route that are given by `options=`."""
+
+WITH_CONTENT: Final = frozenset({"POST", "PUT", "PATCH"})
+"""Methods for which an empty body is said to be empty: Content-Length: 0 (RFC 9110, 8.6)."""
+
+CALL_KEYWORDS: Final = frozenset(
+    {
+        "params",
+        "headers",
+        "content",
+        "data",
+        "json",
+        "files",
+        "auth",
+        "timeout",
+        "context",
+        "observe",
+        "proxy",
+        "tls",
+        "http_versions",
+        "follow_redirects",
+        "max_redirects",
+        "options",
+    }
+)
+
+CONTENT_KEYWORDS: Final = frozenset({"params", "headers", "content", "data", "json", "files"})
+"""Those of them that a ready `Request` already has."""
+
+OTHER_SPELLINGS: Final[Mapping[str, str]] = {
+    "verify": "tls=TLSConfig(verify=False) or TLSConfig(ca_file=...)",
+    "cert": "tls=TLSConfig(client_cert=...)",
+    "ssl": "tls=TLSConfig(...)",
+    "ssl_context": "tls=TLSConfig(context=...)",
+    "proxies": "proxy=",
+    "mounts": "transports=",
+    "transport": "transports=[...]",
+    "allow_redirects": "follow_redirects=",
+    "stream": "session.stream(...)",
+    "http1": 'http_versions=("http/1.1",)',
+    "http2": 'http_versions=("h2", "http/1.1")',
+    "body": "content=",
+    "fields": "data=",
+    "hooks": "plugins=[...]",
+    "event_hooks": "plugins=[...]",
+    "retries": "plugins=[Retries(...)]",
+    "extensions": "options=",
+    "trust_env": "proxy=None for no proxy from the environment",
+    "max_keepalive_connections": "limits=Limits(max_idle=...)",
+    "keepalive_expiry": "limits=Limits(idle_timeout=...)",
+    "connector": "limits=Limits(...) and transports=[...]",
+    "cookie_jar": "cookies=",
+    "raise_for_status": "response.raise_for_status()",
+}
+"""How other clients spell what we call otherwise."""
+
+
+class Defaults(TypedDict, total=False):
+    """What `session.derive(...)` can change."""
+
+    base_url: URL | str | None
+    headers: HeaderTypes | None
+    params: ParamTypes | None
+    auth: AuthTypes
+    timeout: Timeout | float | None
+    tls: TLSConfig | None
+    proxy: Proxy | str | None
+    http_versions: tuple[str, ...]
+    options: Mapping[str, object] | None
+    follow_redirects: bool
+    max_redirects: int
+
+
+def refuse_unknown(given: Mapping[str, object], known: frozenset[str], where: str) -> None:
+    """A TypeError for a keyword that does not exist; it names ours where another client's was meant."""
+    for name in given:
+        if name not in known:
+            ours = OTHER_SPELLINGS.get(name)
+            hint = f"; plugwire spells it {ours}" if ours else ""
+            raise TypeError(f"{where} got an unexpected keyword argument {name!r}{hint}")
+
+
+class View(Session):
+    """A session's defaults over an engine."""
+
+    def __init__(self, engine: Engine, options: Options, values: Mapping[str, Any]) -> None:
+        self.engine = engine
+        self.headers = Headers(values.get("headers"))
+        base_url = values.get("base_url")
+        self.base_url = URL(base_url) if base_url is not None else None
+        self.params: Any = values.get("params")
+        self.timeout = make_timeout(values.get("timeout", Timeout()), base=Timeout(), streaming=False)
+        self.stream_timeout = make_timeout(values.get("timeout", Timeout()), base=Timeout(), streaming=True)
+        self.tls = _checked_tls(values.get("tls")) or TLSConfig()
+        self.proxy = checked_proxy(values.get("proxy", "env"))
+        self.http_versions = checked_versions(values.get("http_versions", HTTP_VERSIONS))
+        self.auth = checked_auth(values.get("auth"))
+        self.follow_redirects: bool = values.get("follow_redirects", True)
+        self.max_redirects: int = values.get("max_redirects", 20)
+        self.declared = options
+        self.values = dict(values)
+        self.root: View = self
+        self._routes: dict[Origin, Route] = {}
+        self._prepared: dict[str, tuple[bytes, Headers]] = {}
+
+    def derived(self, changes: Mapping[str, Any]) -> View:
+        """A view over the same engine, with other defaults."""
+        values = {**self.values, **changes, "headers": Headers(changes.get("headers")).over(self.headers)}
+        declared = self.declared
+        if changes.get("options"):
+            merged = {**(self.values.get("options") or {}), **changes["options"]}
+            declared = declared.overlaid(merged)
+            values["options"] = merged
+        view = View(self.engine, declared, values)
+        view.root = self.root
+        return view
+
+    # -- what plugins see
+
+    @property
+    def runtime(self) -> Runtime:  # type: ignore[override]  # bound at the first call
+        """The world."""
+        return self.engine.runtime
+
+    @property
+    def is_closed(self) -> bool:
+        return self.engine.why_closed is not None
+
+    def check_open(self) -> None:
+        """Raise `SessionClosed` if it is."""
+        self.engine.check_open()
+
+    def state(self, owner: object, make: Callable[[Runtime], T]) -> T:
+        return self.engine.state(owner, make)
+
+    def options(self, kind: type[T], given: Mapping[str, object] | None = None) -> T:
+        return cast("T", self.declared.of(kind, given or NO_OPTIONS))
+
+    async def send(self, request: Request, *, context: object = None, timeout: Any = INHERIT) -> AsyncResponse:
+        keywords: dict[str, Any] = {"context": context}
+        if timeout is not INHERIT:
+            keywords["timeout"] = timeout
+        request = request.copy()
+        return await self.engine.run(request, self.call(request, cast("CallOptions", keywords), streaming=False))
+
+    async def side_call(self, call: Call, request: Request, without: tuple[object, ...]) -> AsyncResponse:
+        """A call on behalf of another one: its deadline, its context, its observers."""
+        request = request.copy()
+        side = Call(
+            self,
+            self.runtime,
+            request.url.origin,
+            call.timeout,
+            context=call.context,
+            given=call.given,
+            watchers=call.watchers,
+            parent=call.total,
+        )
+        with call.waiting(side.scope):
+            return await self.engine.run(request, side, without=without)
+
+    # -- from the keywords of a call
+
+    def request(self, method: str, url: URL | str, options: CallOptions) -> Request:
+        """The request that a call means, before any plugin has seen it."""
+        where = self.resolve(url)
+        if not options:
+            request = Request(method, where)
+        else:
+            if not options.keys() <= CALL_KEYWORDS:
+                refuse_unknown(options, CALL_KEYWORDS, "a call")
+            request = Request(
+                method,
+                where,
+                params=options.get("params"),
+                headers=options.get("headers"),
+                content=options.get("content"),
+                data=options.get("data"),
+                json=options.get("json", INHERIT),
+                files=options.get("files"),
+            )
+            self.apply(request, options)
+        if self.params is not None:
+            request.url = _with_defaults(request.url, self.params)
+        return request
+
+    def adopted(self, request: Request, options: CallOptions) -> Request:
+        """A copy of a request that the caller made, under the keywords of the call that concern the way."""
+        if not isinstance(request, Request):
+            raise UsageError(f"send({type(request).__name__}): a Request")
+        if options:
+            refuse_unknown(options, CALL_KEYWORDS - CONTENT_KEYWORDS, "send()")
+        copy = request.copy()
+        self.apply(copy, options)
+        return copy
+
+    def apply(self, request: Request, options: CallOptions) -> None:
+        """The keywords that concern the way."""
+        if "proxy" in options:
+            request.proxy = checked_proxy(options["proxy"])
+        if "tls" in options:
+            request.tls = _checked_tls(options["tls"]) or self.tls
+        if "http_versions" in options:
+            request.http_versions = checked_versions(options["http_versions"])
+
+    def resolve(self, url: URL | str) -> URL:
+        """The URL that a call's `url` means under `base_url`.
+
+        Raises:
+            InvalidURL: it is none, or it is relative and there is no base_url.
+        """
+        if self.base_url is not None:
+            return self.base_url.prefix(url)
+        return url if type(url) is URL else URL(url)
+
+    def call(self, request: Request, options: CallOptions, *, streaming: bool) -> Call:
+        """The call that carries the request."""
+        url = request.url
+        engine = self.engine
+        timeout = self.stream_timeout if streaming else self.timeout
+        auth = self.auth
+        if auth is not None and self.base_url is not None and not is_bound(self.base_url.origin, url.origin):
+            auth = None
+        if not options:
+            call = Call(
+                self, engine.runtime, url.origin, timeout, streaming=streaming, auth=auth, watchers=engine.watchers
+            )
+        else:
+            if "timeout" in options:
+                timeout = make_timeout(options["timeout"], base=timeout, streaming=streaming)
+            if "auth" in options:
+                auth = checked_auth(options["auth"])
+            given = options.get("options") or NO_OPTIONS
+            if given:
+                self.declared.check(given)
+            watchers = engine.watchers
+            observer = options.get("observe")
+            if observer is not None:
+                watchers = _observed(watchers, observer)
+            call = Call(
+                self,
+                engine.runtime,
+                url.origin,
+                timeout,
+                streaming=streaming,
+                context=options.get("context"),
+                auth=auth,
+                given=given,
+                watchers=watchers,
+            )
+            if not options.get("follow_redirects", self.follow_redirects):
+                call.max_redirects = 0
+            elif "max_redirects" in options:
+                call.max_redirects = options["max_redirects"]
+        if (url.username or url.password) and "auth" not in options:
+            call.auth = checked_auth((url.username, url.password))
+        return call
+
+    # -- on the way
+
+    def route(self, request: Request, call: Call) -> Route:
+        """Where the request goes, and how."""
+        origin = request.url.origin
+        is_plain = request.proxy is INHERIT and request.tls is INHERIT and request.http_versions is INHERIT
+        if is_plain and not call.given:
+            route = self._routes.get(origin)
+            if route is None:
+                if len(self._routes) > 1000:  # a crawler's origins are many
+                    self._routes.clear()
+                route = self._routes[origin] = self._make_route(request, call)
+            return route
+        return self._make_route(request, call)
+
+    def _make_route(self, request: Request, call: Call) -> Route:
+        extra = {name: value for name, value in call.given.items() if name in self.declared.route_names}
+        extra = {**self.declared.route_base, **extra}
+        proxy = self.proxy if request.proxy is INHERIT else checked_proxy(request.proxy)
+        return Route(
+            request.url.origin,
+            proxy=None if proxy == "env" else cast("Proxy | None", proxy),
+            tls=self.tls if request.tls is INHERIT else request.tls,
+            http_versions=self.http_versions if request.http_versions is INHERIT else request.http_versions,
+            local_address=extra.pop("local_address", None),
+            path=extra.pop("path", None),
+            extra=extra,
+        )
+
+    def prepare(self, request: Request, call: Call) -> None:
+        """The core's part of the stage `prepare`: the session's headers under the request's own, Host, Content-Length.
+
+        Raises:
+            UsageError: the caller's Content-Length is not that of the body.
+        """
+        base = self._base_headers(request.url, is_bound(self.scope_of(call), request.url.origin))
+        headers = request.headers
+        request.headers = headers = headers.over(base) if headers else base.copy()
+        body = request.body
+        if request.expect_continue is not None and body is not EMPTY:
+            headers.add("Expect", "100-continue", mode="if_new")
+        if body is EMPTY:
+            if request.method in WITH_CONTENT and "transfer-encoding" not in headers:
+                headers.add("Content-Length", "0", mode="if_new")
+        elif body.length is not None and "transfer-encoding" not in headers:
+            given = headers.get_int("content-length")
+            if given is None:
+                headers["Content-Length"] = str(body.length)
+            elif given != body.length:
+                raise UsageError(f"Content-Length: {given}, but the body has {body.length} bytes")
+
+    def scope_of(self, call: Call) -> Origin:
+        """The origin that the session's secret headers are for."""
+        return self.base_url.origin if self.base_url is not None else call.origin
+
+    def _base_headers(self, url: URL, with_secrets: bool) -> Headers:
+        """The session's headers with Host, encoded once for each host."""
+        host = url.authority
+        known = self._prepared.get(host)
+        block = self.headers.encoded()
+        if known is not None and known[0] is block and with_secrets:
+            return known[1]
+        base = self.headers.copy()
+        if not with_secrets:
+            for name in self.headers.secret:
+                base.pop(name, None)
+        if "host" not in base:
+            # First, as RFC 9110, 7.2 asks for.
+            base.prepend("Host", host)
+        base.encoded()
+        if with_secrets:
+            if len(self._prepared) > 1000:
+                self._prepared.clear()
+            self._prepared[host] = (block, base)
+        return base
+
+
+def is_bound(given_for: Origin, asked: Origin) -> bool:
+    """True if a credential given for one origin may go to the other: they are equal, or the second is the first one's
+    https. Never the other way round."""
+    if given_for == asked:
+        return True
+    return (
+        given_for.host == asked.host
+        and (given_for.scheme, asked.scheme) == ("http", "https")
+        and (given_for.port, asked.port) == (80, 443)
+    )
+
+
+def checked_proxy(value: Any) -> Proxy | str | None:
+    """ "env", None, or a `Proxy`."""
+    if value is None or value == "env" or isinstance(value, Proxy):
+        return cast("Proxy | str | None", value)
+    if isinstance(value, (str, URL)):
+        url = URL(value)
+        return Proxy(url.href)
+    raise UsageError(f"proxy={value!r}: a URL, a Proxy, None, or 'env'")
+
+
+def _checked_tls(value: Any) -> TLSConfig | None:
+    if value is None or isinstance(value, TLSConfig):
+        return value
+    raise UsageError(f"tls={value!r}: a TLSConfig")
+
+
+def checked_versions(value: Any) -> tuple[str, ...]:
+    """A tuple of version names."""
+    if isinstance(value, str) or not value or not all(isinstance(item, str) for item in value):
+        raise UsageError(f'http_versions={value!r}: a tuple such as ("h2", "http/1.1")')
+    return tuple(value)
+
+
+def checked_auth(value: Any) -> Any:
+    """Something with `around_send`, or None. A pair is user and password for Basic."""
+    if value is None or hasattr(value, "around_send"):
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(item, str) for item in value):
+        from plugwire.registry import imported_plugin
+
+        return imported_plugin("auth")(*value)
+    raise UsageError("auth=: an object with around_send, (user, password), or None")
+
+
+def _observed(
+    watchers: Mapping[type[Event], tuple[Observer, ...]] | None, observer: Observer
+) -> Mapping[type[Event], tuple[Observer, ...]]:
+    """The session's watchers and one more, who wants every event of this call."""
+    from plugwire.events import ALL
+
+    if not callable(observer):
+        raise UsageError(f"observe={observer!r}: a callable that takes an event")
+    return {kind: (*(watchers or {}).get(kind, ()), observer) for kind in {*ALL, *(watchers or {})}}
+
+
+def _with_defaults(url: URL, params: Any) -> URL:
+    """The session's params before the call's own."""
+    own = url.query
+    url = url.copy_with(query=None).with_params(params)
+    if own is None:
+        return url
+    return url.copy_with(query=f"{url.query}&{own}" if url.query else own)
