@@ -110,8 +110,9 @@ class Fault(Exception):
 class Wire(Stream):
     """The client's lower stream.
 
-    piece: the most bytes that one read gives; pieces: those of the next reads. window: the most ciphertext that goes out between two waits. cut: the end
-    comes after so many bytes to the client. fault: what the wait of that number raises.
+    piece: the most bytes that one read gives; pieces: those of the next reads. window: the most ciphertext that goes
+    out between two waits. cut: the end comes after so many bytes to the client. faults: what the wait of that number
+    raises. broken: what every write raises.
     """
 
     peer: Any

@@ -7,8 +7,7 @@ from dataclasses import fields
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from plugwire.config import TLSConfig
-from plugwire.errors import CertificateError, Error, TLSError, UsageError
+from plugwire import CertificateError, Error, TLSConfig, TLSError, UsageError
 from plugwire.protocols import TLSInfo
 from plugwire_transports.tls_context import context_for
 from plugwire_transports.tls_sessions import Sessions

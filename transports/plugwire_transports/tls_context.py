@@ -30,12 +30,12 @@ from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from plugwire.errors import UsageError
+from plugwire import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from plugwire.config import TLSConfig
+    from plugwire import TLSConfig
 
 MAX_CONTEXTS = 64
 

@@ -5,7 +5,7 @@ OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the 
 
 1. **OpenSSL takes all it can.** When it says "want read", `_incoming` is empty and no plaintext is left in OpenSSL. So
    `_incoming.pending` and `SSLObject.pending()` both 0 means *dry*: ask the lower stream. If not dry, a wait for
-   readability returns at once; a wait below would hang on bytes that we hold already.
+   readability looks first; a wait below would hang on bytes that we hold already.
 2. **`_outgoing` goes into `lower.write_now` as soon as it is filled**, before anything is awaited. What does not go out
    at once the lower stream keeps, in order. So no cancel and no time-out can tear a record.
 3. **Plaintext is encrypted late.** `_plain` holds references to what `write_now` took; a batch is encrypted when the
@@ -219,6 +219,17 @@ class TLSStream(Stream):
     # -- writing -------------------------------------------------------------------------------------------------
 
     def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
+        # The short road: a request with nothing before it. What stops it, the long one meets again and sorts out.
+        lower = self._lower
+        if isinstance(data, bytes) and 0 < len(data) <= BATCH and not self._plain_size and not lower.unsent:
+            try:
+                done = self._write(data)
+            except OSError:
+                done = 0
+            if done == len(data):
+                lower.write_now(self._outgoing.read())
+                return
+            data = data[done:]
         self._keep(data)
         self._push()
 
@@ -228,11 +239,15 @@ class TLSStream(Stream):
         return self._plain_size + self._lower.unsent
 
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
-        has_news = stop_if_readable and self._has_news()
-        size = self._keep(data)
-        if has_news:
-            return 0
-        self._push()
+        if isinstance(data, bytes) and not stop_if_readable:
+            size = len(data)
+            self.write_now(data)
+        else:
+            has_news = stop_if_readable and self._has_news()
+            size = self._keep(data)
+            if has_news:
+                return 0
+            self._push()
         while self._plain_size or self._lower.unsent:
             await self.wait(stop_if_readable, True, at)
             if stop_if_readable and self._has_news():
@@ -321,7 +336,7 @@ class TLSStream(Stream):
     # -- waiting, closing ----------------------------------------------------------------------------------------
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
-        if read and (self._ahead or self._incoming.pending or self._pending()):
+        if read and (self._ahead or self._incoming.pending or self._pending()) and self._has_news():
             return
         if write:
             if self._write_wants_read:
