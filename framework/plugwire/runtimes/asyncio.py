@@ -151,6 +151,7 @@ class AsyncioRuntime(SocketRuntime):
     """The runtime of `AsyncSession` under asyncio. It belongs to the loop of its first use."""
 
     name = "asyncio"
+    cancellation = (asyncio.CancelledError,)
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -230,6 +230,7 @@ class TrioRuntime(SocketRuntime):
     """The runtime of `AsyncSession` under trio."""
 
     name = "trio"
+    cancellation = (trio.Cancelled,)
     now = staticmethod(trio.current_time)  # pyright: ignore[reportAssignmentType]  (called without a frame of our own)
 
     async def sleep(self, seconds: float, at: float) -> None:
