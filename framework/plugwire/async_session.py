@@ -9,6 +9,7 @@ from plugwire.handles import AsyncConnectionHandle, AsyncRequestHandle, connect,
 from plugwire.session_base import SessionBase
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from plugwire.config import CallOptions
@@ -21,10 +22,8 @@ class AsyncSession(SessionBase):
     """An HTTP session for asyncio and trio: a pool of connections, plugins, transports, and defaults for its calls.
 
     Tasks share it freely; a response, a handle or a body has one user at a time. Leaving its `async with` closes every
-    response, connection and plugin, whatever state they are in.
+    response, connection and plugin, whatever state they are in. The arguments are those of `SessionBase`.
     """
-
-    __doc__ = f"{__doc__}\n{(SessionBase.__doc__ or '').partition(chr(10))[2]}"
 
     def _bound(self) -> View:
         """The view, bound to the loop that runs."""
@@ -55,7 +54,7 @@ class AsyncSession(SessionBase):
     def stream(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> AsyncStreaming:
         """`async with session.stream("GET", url) as response:` one call whose body is left unread; leaving the `with` closes
         the response."""
-        return AsyncStreaming(self, method, url, options)
+        return AsyncStreaming(self._view, self._bound, method, url, options)
 
     async def send(self, request: Request, **options: Unpack[CallOptions]) -> AsyncResponse:
         """Send a request that was made before; its body is read. The request itself stays as it is."""
@@ -124,14 +123,16 @@ class AsyncSession(SessionBase):
 class AsyncStreaming:
     """What `session.stream(...)` gives: sends when entered, closes the response when left."""
 
-    def __init__(self, session: AsyncSession, method: str, url: URL | str, options: CallOptions) -> None:
-        self._session = session
-        self._request = session._view.request(method, url, options)
+    def __init__(
+        self, view: View, bind: Callable[[], View], method: str, url: URL | str, options: CallOptions
+    ) -> None:
+        self._bind = bind
+        self._request = view.request(method, url, options)
         self._options = options
         self._response: AsyncResponse | None = None
 
     async def __aenter__(self) -> AsyncResponse:
-        view = self._session._bound()
+        view = self._bind()
         call = view.call(self._request, self._options, streaming=True)
         self._response = await view.engine.run(self._request, call)
         return self._response

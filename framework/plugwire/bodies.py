@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json as _json
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from plugwire.errors import NotReplayable, UsageError
 from plugwire.protocols import Body, Source
@@ -27,10 +27,10 @@ class BinaryFile(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
-Piece: TypeAlias = "bytes | bytearray | memoryview | str"
+Piece: TypeAlias = bytes | bytearray | memoryview | str
+Pieces: TypeAlias = Iterable[Piece] | AsyncIterable[Piece]
 SourceTypes: TypeAlias = (
-    "bytes | bytearray | memoryview | str | BinaryFile | Iterable[Piece] | AsyncIterable[Piece] | "
-    "Callable[[], Iterable[Piece] | AsyncIterable[Piece]] | Source | None"
+    bytes | bytearray | memoryview | str | BinaryFile | Pieces | Callable[[], Pieces | Piece] | Source | None
 )
 Json: TypeAlias = "Mapping[str, Json] | list[Json] | tuple[Json, ...] | str | int | float | bool | None"
 
@@ -130,7 +130,7 @@ class _FileBody(Body):
         size = max_bytes if self._left is None else min(max_bytes, self._left)
         if size == 0:
             return b""
-        data: object = await self._runtime.run_blocking(self._file.read, size)
+        data: bytes | str = await self._runtime.run_blocking(self._file.read, size)
         if not isinstance(data, bytes):
             raise UsageError(f"the request's body is a file whose read() gave {type(data).__name__}: open it with 'rb'")
         if self._left is not None:
@@ -153,12 +153,12 @@ class IterableSource:
         if self._opened and not self.is_replayable:
             raise NotReplayable("the request's body is a one-shot iterable, and it was sent once already")
         self._opened = True
-        pieces = self._pieces() if callable(self._pieces) else self._pieces
+        pieces: Any = self._pieces() if callable(self._pieces) else self._pieces
         if isinstance(pieces, AsyncIterable):
-            return PiecesBody(None, aiter(pieces))
+            return PiecesBody(None, aiter(cast("AsyncIterable[Piece]", pieces)))
         if isinstance(pieces, (bytes, bytearray, memoryview, str)):
-            pieces = (pieces,)
-        return PiecesBody(iter(pieces), None)
+            return PiecesBody(iter((as_bytes(pieces),)), None)  # pyright: ignore[reportUnknownArgumentType]  # any memoryview
+        return PiecesBody(iter(cast("Iterable[Piece]", pieces)), None)
 
 
 class PiecesBody(Body):
@@ -201,7 +201,7 @@ def as_bytes(piece: object) -> bytes:
     if isinstance(piece, str):
         return piece.encode()
     if isinstance(piece, (bytearray, memoryview)):
-        return bytes(piece)
+        return bytes(cast("memoryview", piece))
     raise UsageError(f"a piece of the request's body is {type(piece).__name__}: bytes or str")
 
 
@@ -222,9 +222,11 @@ def make_source(content: SourceTypes) -> Source:
     if isinstance(content, Mapping):
         raise UsageError("content= is a mapping: form fields go into data=, a JSON document into json=")
     if isinstance(content, AsyncIterable):
-        return IterableSource(content, is_replayable=aiter(content) is not content)
+        waiting: AsyncIterable[Any] = content
+        return IterableSource(waiting, is_replayable=aiter(waiting) is not waiting)
     if isinstance(content, Iterable):
-        return IterableSource(content, is_replayable=iter(content) is not content)
+        plain: Iterable[Any] = content
+        return IterableSource(plain, is_replayable=iter(plain) is not plain)
     if callable(content):
         return IterableSource(content, is_replayable=True)
     raise UsageError(
@@ -274,15 +276,19 @@ def encode_form(data: object) -> bytes:
 
     if isinstance(data, (str, bytes)):
         raise UsageError("data=: form fields as a mapping or as pairs; a ready body goes into content=")
-    pairs: list[tuple[object, object]] = []
+    pairs: list[tuple[str, object]] = []
+    form: Any = data
+    items: Any = form.items() if isinstance(data, Mapping) else form
     try:
-        items = data.items() if isinstance(data, Mapping) else data
-        for name, value in items:  # type: ignore[attr-defined]  # anything else lands in the except below
-            values = value if isinstance(value, (list, tuple)) else (value,)
-            pairs.extend((name, _form_value(item)) for item in values if item is not None)
+        for name, value in items:
+            pairs.extend((str(name), _form_value(item)) for item in _form_values(value) if item is not None)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"data=: form fields as a mapping or as pairs, not {type(data).__name__}") from error
+        raise UsageError("data=: form fields as a mapping or as pairs") from error
     return urlencode(pairs).encode("ascii")
+
+
+def _form_values(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def _form_value(value: object) -> object:

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from weakref import ref
 
 from plugwire.errors import Cancelled, NotReplayable, PluginError
@@ -21,7 +22,7 @@ from plugwire.messages import AsyncResponse, Request
 from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from types import TracebackType
     from typing import Self
 
@@ -213,7 +214,7 @@ class Call:
         self.session.check_open()
 
     @contextmanager
-    def waiting(self, member: Abortable) -> Iterator[None]:
+    def waiting(self, member: Abortable) -> Generator[None]:
         """While `member` waits on behalf of this call, `cancel()` and the end of a race reach it."""
         inner = racing.get()
         try:
@@ -299,13 +300,14 @@ def tell(observer: Observer, event: Event) -> None:
         )
 
 
-class _Unraisable(NamedTuple):
+@dataclass
+class _Unraisable:
     """What `sys.unraisablehook` is called with."""
 
     exc_type: type[BaseException]
-    exc_value: BaseException
+    exc_value: BaseException | None
     exc_traceback: TracebackType | None
-    err_msg: str
+    err_msg: str | None
     object: object
 
 

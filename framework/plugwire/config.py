@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
-    from plugwire.messages import AuthTypes, FileTypes, HeaderTypes, Json, ParamTypes, SourceTypes
+    from plugwire.bodies import Json, SourceTypes
+    from plugwire.messages import AuthTypes, FileTypes, HeaderTypes, ParamTypes
     from plugwire.protocols import Observer
     from plugwire.timeouts import Timeout
 

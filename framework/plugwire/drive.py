@@ -137,7 +137,8 @@ class Stepper(Generic[T]):
             self.is_over = True
             self._coroutine.close()
 
-    def _run(self, data: Buffer | None) -> Generator[Any, Any, bool]:
+    def run(self, data: Buffer | None) -> Generator[Any, Any, bool]:
+        """The body of `step`."""
         to_send: Any = data
         to_throw: BaseException | None = None
         while True:
@@ -170,4 +171,4 @@ class _Step(Generic[T]):
         self._data = data
 
     def __await__(self) -> Generator[Any, Any, bool]:
-        return self._stepper._run(self._data)
+        return self._stepper.run(self._data)

@@ -16,7 +16,7 @@ connection) is left behind.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +83,7 @@ def _can_travel(value: object) -> bool:
     """True for what is pickled with an error: plain values. Requests (their bodies may be files), responses and
     connections stay behind."""
     if isinstance(value, tuple):
-        return all(_can_travel(item) for item in value)
+        return all(_can_travel(item) for item in cast("tuple[object, ...]", value))
     return value is None or isinstance(value, (bool, int, float, str, bytes))
 
 

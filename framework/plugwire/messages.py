@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
+from plugwire.drive import drive
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
 from plugwire.headers import Headers, HeadersInit
 from plugwire.url import URL, Params
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from plugwire.config import Proxy, TLSConfig
     from plugwire.decoders import AsyncDecoded, Decoded, Decoder
-    from plugwire.protocols import AroundSend, Body, ConnectionInfo, Source, Stream
+    from plugwire.protocols import Body, ConnectionInfo, Source, Stream
     from plugwire.url import Origin
 
 T = TypeVar("T")
@@ -36,12 +37,6 @@ T = TypeVar("T")
 HeaderTypes: TypeAlias = HeadersInit
 ParamTypes: TypeAlias = Params
 FileTypes: TypeAlias = "Mapping[str, object] | Sequence[tuple[str, object]]"
-
-
-class _HasAroundSend:
-    """Only for the type below: any object with `around_send`."""
-
-    around_send: AroundSend
 
 
 AuthTypes: TypeAlias = "tuple[str, str] | object | None"
@@ -213,8 +208,9 @@ class ResponseBase:
         headers: Headers
         request: Request | None
         history: list[Any]
-        encoding_override: str | None
-
+        @property
+        def encoding_override(self) -> str | None: ...
+        def _override_encoding(self, encoding: str) -> None: ...
         @property
         def content(self) -> bytes: ...
         @property
@@ -249,7 +245,7 @@ class ResponseBase:
             codecs.lookup(value)
         except LookupError:
             raise UsageError(f"encoding={value!r}: Python knows no such charset") from None
-        self.encoding_override = value
+        self._override_encoding(value)
 
     @property
     def text(self) -> str:
@@ -338,12 +334,12 @@ class AsyncResponse(ResponseBase):
     __slots__ = (
         "_body",
         "_content",
+        "_encoding",
         "_is_busy",
         "_reader",
         "_state",
         "_stream",
         "connection",
-        "encoding_override",
         "headers",
         "history",
         "http_version",
@@ -375,7 +371,7 @@ class AsyncResponse(ResponseBase):
         self.reason = reason if reason is not None else usual_reason(status_code)
         self.connection = connection
         self.history: list[Any] = []
-        self.encoding_override: str | None = None
+        self._encoding: str | None = None
         self.times: tuple[float, float, float, float | None] | None = None
         self._stream = stream
         self._is_busy = False
@@ -429,6 +425,14 @@ class AsyncResponse(ResponseBase):
     def is_closed(self) -> bool:
         """True if nothing is left to read or to close."""
         return self._state in (BodyState.KEPT, BodyState.CONSUMED, BodyState.CLOSED)
+
+    @property
+    def encoding_override(self) -> str | None:
+        """The charset that the caller set, or None."""
+        return self._encoding
+
+    def _override_encoding(self, encoding: str) -> None:
+        self._encoding = encoding
 
     @property
     def trailers(self) -> Headers | None:
@@ -720,21 +724,20 @@ class Response(ResponseBase):
         return self._inner.is_closed
 
     @property
-    def encoding_override(self) -> str | None:  # type: ignore[override]  # a slot there
+    def encoding_override(self) -> str | None:
         """The charset that the caller set."""
         return self._inner.encoding_override
 
-    @encoding_override.setter
-    def encoding_override(self, value: str | None) -> None:
-        self._inner.encoding_override = value
+    def _override_encoding(self, encoding: str) -> None:
+        self._inner._encoding = encoding  # pyright: ignore[reportPrivateUsage]  # the face of that class
 
     def read(self, size: int | None = None) -> bytes:
         """As `AsyncResponse.read`."""
-        return _drive(self._inner.read(size))
+        return drive(self._inner.read(size))
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """As `AsyncResponse.readinto`."""
-        return _drive(self._inner.readinto(buffer))
+        return drive(self._inner.readinto(buffer))
 
     def readall(self) -> bytes:
         """What is left of the body. (Without it `io.BufferedReader.read()` would never end.)"""
@@ -791,7 +794,7 @@ class Response(ResponseBase):
     def close(self) -> None:
         """Be done with it, in whatever state it is. Idempotent; may be called from another thread, which then ends the
         read that is under way."""
-        _drive(self._inner.close())
+        drive(self._inner.close())
 
     def __enter__(self) -> Self:
         return self
@@ -813,15 +816,15 @@ class BlockingStream:
 
     def receive(self, max_bytes: int = 65536) -> bytes:
         """At most `max_bytes` bytes; b"" at the end."""
-        return _drive(self.stream.receive(max_bytes, float("inf")))
+        return drive(self.stream.receive(max_bytes, float("inf")))
 
     def send(self, data: bytes) -> None:
         """Send all of `data`."""
-        _drive(self.stream.send(data, float("inf")))
+        drive(self.stream.send(data, float("inf")))
 
     def send_eof(self) -> None:
         """End the sending side."""
-        _drive(self.stream.send_eof(float("inf")))
+        drive(self.stream.send_eof(float("inf")))
 
     def close(self) -> None:
         """Close it."""
@@ -834,12 +837,6 @@ class BlockingStream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _drive(coroutine: Any) -> Any:
-    from plugwire.drive import drive
-
-    return drive(coroutine)
 
 
 def _travelling(response: AsyncResponse) -> tuple[Any, ...]:

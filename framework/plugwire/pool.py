@@ -150,9 +150,9 @@ class Table:
                 del places.idle[slot]
                 del self.idle[slot]
                 return self._outcome(slot)
-            slot = self._room(lane, now)
-            if slot is not None:
-                return self._outcome(slot)
+            room = self._room(lane, now)
+            if room is not None:
+                return self._outcome(room)
         ticket = Ticket(lane, next(self._numbers), make_waiter())
         self.waiting += 1
         places.waiters[ticket] = None

@@ -199,7 +199,7 @@ def _check_plugin(plugin: object, name: str) -> None:
     if not found and not _misnamed(plugin, name):
         raise PluginError(f"the plugin {name} ({plugin!r}) implements no hook; the hooks are {', '.join(HOOKS)}", name)
     for kind in _events_of(plugin, name):
-        if kind not in ALL and kind is not Event and not issubclass(kind, Event):
+        if not issubclass(kind, Event):
             raise PluginError(f"{name}.events has {kind!r}, which is no event class", name)
 
 
@@ -222,7 +222,7 @@ def _attribute(plugin: object, name: str) -> Any:
 
 
 def _events_of(plugin: object, name: str) -> tuple[type[Event], ...]:
-    events: object = getattr(plugin, "events", ALL)
+    events: Any = getattr(plugin, "events", ALL)
     if not isinstance(events, (tuple, list, frozenset, set)) or not all(isinstance(kind, type) for kind in events):
         raise PluginError(f"{name}.events must be a tuple of event classes, not {events!r}", name)
     return tuple(events)
@@ -303,13 +303,14 @@ def _stage_of(function: Callable[..., Any], hook: str, name: str) -> Stage | Non
 
 
 def _option_types(plugin: object, name: str) -> tuple[type, ...]:
-    kinds: object = getattr(plugin, "option_types", ())
-    if not isinstance(kinds, (tuple, list)):
+    kinds: Any = getattr(plugin, "option_types", ())
+    if not isinstance(kinds, tuple):
         raise PluginError(f"{name}.option_types must be a tuple of frozen dataclasses", name)
-    for kind in kinds:
+    types: tuple[Any, ...] = kinds
+    for kind in types:
         if not (isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # dataclasses keep it there
             raise PluginError(f"{name}.option_types has {kind!r}: frozen dataclasses only", name)
-    return tuple(kinds)
+    return types
 
 
 def watched(hooks: Sequence[Hook]) -> dict[type[Event], tuple[Callable[[Event], object], ...]]:

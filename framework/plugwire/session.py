@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from plugwire.config import CallOptions
     from plugwire.messages import Request
     from plugwire.url import URL
+    from plugwire.view import View
 
 
 class Session(SessionBase):
@@ -50,7 +51,7 @@ class Session(SessionBase):
     def stream(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> Streaming:
         """`with session.stream("GET", url) as response:` one call whose body is left unread; leaving the `with` closes
         the response."""
-        return Streaming(self, method, url, options)
+        return Streaming(self._view, method, url, options)
 
     def send(self, request: Request, **options: Unpack[CallOptions]) -> Response:
         """Send a request that was made before; its body is read. The request itself stays as it is."""
@@ -118,8 +119,7 @@ class Session(SessionBase):
 class Streaming:
     """What `session.stream(...)` gives: sends when entered, closes the response when left."""
 
-    def __init__(self, session: Session, method: str, url: URL | str, options: CallOptions) -> None:
-        view = session._view
+    def __init__(self, view: View, method: str, url: URL | str, options: CallOptions) -> None:
         self._request = view.request(method, url, options)
         self._call = view.call(self._request, options, streaming=True)
         self._response: Response | None = None

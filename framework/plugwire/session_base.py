@@ -125,6 +125,11 @@ class SessionBase:
         """The constructor is done; a face that knows its world binds it here."""
 
     @property
+    def view(self) -> View:
+        """The session as plugins see it."""
+        return self._view
+
+    @property
     def headers(self) -> Headers:
         """Sent with every request."""
         return self._view.headers

@@ -64,7 +64,7 @@ class OneStreaming(Streaming):
     """`plugwire.stream(...)`: leaving the `with` closes the session too."""
 
     def __init__(self, session: Session, method: str, url: URL | str, options: CallOptions) -> None:
-        super().__init__(session, method, url, options)
+        super().__init__(session.view, method, url, options)
         self._session = session
 
     def __exit__(

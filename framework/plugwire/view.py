@@ -144,7 +144,7 @@ class View(Session):
         values = {**self.values, **changes, "headers": Headers(changes.get("headers")).over(self.headers)}
         declared = self.declared
         if changes.get("options"):
-            merged = {**(self.values.get("options") or {}), **changes["options"]}
+            merged: dict[str, object] = {**(self.values.get("options") or {}), **changes["options"]}
             declared = declared.overlaid(merged)
             values["options"] = merged
         view = View(self.engine, declared, values)
@@ -308,7 +308,7 @@ class View(Session):
         return self._make_route(request, call)
 
     def _make_route(self, request: Request, call: Call) -> Route:
-        extra = {name: value for name, value in call.given.items() if name in self.declared.route_names}
+        extra: dict[str, Any] = {name: value for name, value in call.given.items() if name in self.declared.route_names}
         extra = {**self.declared.route_base, **extra}
         proxy = self.proxy if request.proxy is INHERIT else checked_proxy(request.proxy)
         return Route(
@@ -399,19 +399,23 @@ def _checked_tls(value: Any) -> TLSConfig | None:
 
 def checked_versions(value: Any) -> tuple[str, ...]:
     """A tuple of version names."""
-    if isinstance(value, str) or not value or not all(isinstance(item, str) for item in value):
-        raise UsageError(f'http_versions={value!r}: a tuple such as ("h2", "http/1.1")')
-    return tuple(value)
+    versions = cast("tuple[object, ...]", value)
+    if isinstance(value, tuple) and versions and all(isinstance(item, str) for item in versions):
+        return cast("tuple[str, ...]", value)
+    raise UsageError(f'http_versions={value!r}: a tuple such as ("h2", "http/1.1")')
 
 
 def checked_auth(value: Any) -> Any:
     """Something with `around_send`, or None. A pair is user and password for Basic."""
     if value is None or hasattr(value, "around_send"):
         return value
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(item, str) for item in value):
-        from plugwire.registry import imported_plugin
+    match value:
+        case (str(), str()):
+            from plugwire.registry import imported_plugin
 
-        return imported_plugin("auth")(*value)
+            return imported_plugin("auth")(*value)
+        case _:
+            pass
     raise UsageError("auth=: an object with around_send, (user, password), or None")
 
 

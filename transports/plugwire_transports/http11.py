@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from plugwire import (
     AsyncResponse,
@@ -577,7 +577,7 @@ class HTTP11Body(Body):
         content = self._decoder.feed(data)
         if self._decoder.is_done:
             self._finish()
-        return cast("memoryview | bytes", content)
+        return content
 
     def _arrived(self, data: bytes) -> None:
         if data:

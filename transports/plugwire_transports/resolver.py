@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from plugwire.protocols import Address
 
@@ -58,8 +58,9 @@ class _LookUp:
 
     def run(self) -> None:
         try:
-            for family, _, _, _, place in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
-                address = Address(family, *place)  # type: ignore[arg-type]  # (host, port) or (host, port, flow, scope)
+            found: list[Any] = list(socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM))
+            for family, _, _, _, place in found:
+                address = Address(family, *place)  # (host, port), and for IPv6 flowinfo and scope_id
                 if address not in self.addresses:
                     self.addresses.append(address)
         except OSError as error:

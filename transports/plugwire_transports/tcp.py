@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from plugwire.errors import UsageError
 from plugwire.events import Connect
@@ -60,14 +60,14 @@ class TCP:
 
 def _checked(options: object) -> Sequence[tuple[int, int, int | bytes]]:
     """The socket options, checked before any I/O."""
-    if isinstance(options, tuple):
-        good: list[tuple[int, int, int | bytes]] = []
-        for item in options:
-            match item:
-                case (int(level), int(name), int() | bytes() as value):
-                    good.append((level, name, value))
-                case _:
-                    break
-        else:
-            return good
+    if isinstance(options, tuple) and all(_is_option(item) for item in cast("tuple[object, ...]", options)):
+        return cast("tuple[tuple[int, int, int | bytes], ...]", options)
     raise UsageError(f"socket_options={options!r}: a tuple of (level, name, value)")
+
+
+def _is_option(item: object) -> bool:
+    match item:
+        case (int(), int(), int() | bytes()):
+            return True
+        case _:
+            return False
