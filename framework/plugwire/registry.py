@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
 SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
-    "auth": "plugwire_plugins.auth:BasicAuth",
     "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
     "retries": "plugwire_plugins.retries:Retries",
     "wirelog": "plugwire_plugins.wirelog:WireLog",
 }
 DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers",)
+
+BASIC_AUTH: Final = "plugwire_plugins.auth:BasicAuth"
+"""What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
 
 SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
     "system": "plugwire_transports.resolver:SystemResolver",
@@ -559,6 +561,6 @@ def _spelled(wanted: Any) -> str:
     return wanted.__name__ if isinstance(wanted, type) else str(wanted)
 
 
-def imported_plugin(name: str) -> Any:
-    """The class of a shipped plugin, where the core itself needs it: `(user, password)` means Basic."""
-    return _imported(SHIPPED_PLUGINS[name])
+def basic_auth(user: str, password: str) -> Any:
+    """The auth object that `auth=(user, password)` means."""
+    return _imported(BASIC_AUTH)(user, password)

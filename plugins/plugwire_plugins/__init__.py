@@ -1,0 +1,52 @@
+"""The plugins that come with plugwire, one file each. Everything public is here; the modules below are not.
+
+Plugins are given to a session as objects or by name: `Session(plugins=[Retries(max_retries=5), "wirelog"])`.
+`BasicAuth` is no plugin but an auth object: `Session(auth=BasicAuth("user", "password"))`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from plugwire_plugins.auth import BasicAuth
+    from plugwire_plugins.default_headers import DefaultHeaders
+    from plugwire_plugins.retries import Retries, RetryBudget, RetryDecision, RetryOptions, RetryPolicy
+    from plugwire_plugins.wirelog import WireLog
+
+__all__ = [
+    "BasicAuth",
+    "DefaultHeaders",
+    "Retries",
+    "RetryBudget",
+    "RetryDecision",
+    "RetryOptions",
+    "RetryPolicy",
+    "WireLog",
+]
+
+_WHERE = {
+    "BasicAuth": "auth",
+    "DefaultHeaders": "default_headers",
+    "Retries": "retries",
+    "RetryBudget": "retries",
+    "RetryDecision": "retries",
+    "RetryOptions": "retries",
+    "RetryPolicy": "retries",
+    "WireLog": "wirelog",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily: a session that names one plugin does not pay for importing the others.
+    if name not in _WHERE:
+        raise AttributeError(f"module 'plugwire_plugins' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"plugwire_plugins.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
