@@ -411,9 +411,9 @@ def checked_auth(value: Any) -> Any:
         return value
     match value:
         case (str(), str()):
-            from plugwire.registry import imported_plugin
+            from plugwire.registry import basic_auth
 
-            return imported_plugin("auth")(*value)
+            return basic_auth(*value)
         case _:
             pass
     raise UsageError("auth=: an object with around_send, (user, password), or None")
