@@ -24,7 +24,7 @@ from plugwire.errors import (
 )
 from plugwire.events import TLS as TLSStep
 from plugwire.events import Resolve
-from plugwire.protocols import TLS, Address, Connection
+from plugwire.protocols import EVERYTHING, TLS, Address, Connection
 from plugwire.registry import DEFAULT_TRANSPORTS, find_transport, roles_of, shipped_transport
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from plugwire.timeouts import Deadline
 
 T = TypeVar("T")
-
-EVERYTHING: Final = "*"
-"""In `honours`: a wrapper that hands the route on as it is, to a transport below that must honour it."""
 
 _ROLE_OF_FIELD: Final[Mapping[str, str]] = {
     "proxy": "dialler",
@@ -227,7 +224,7 @@ class Connecting:
         stream = await self.dial(route)
         try:
             if route.is_secure:
-                stream = await self.secure(stream, route)
+                stream = await self.secure(stream, self._spoken(route))
             return await self.speak(stream, self._protocol(stream, route), route)
         except BaseException:
             stream.close()
@@ -340,6 +337,13 @@ class Connecting:
                     f"the transport {transport.name} raised {type(error).__name__}: {error}", transport.name
                 ).at(phase) from error
         raise NoTransport(f"no {role} takes {route or what}:", reasons).at(phase)
+
+    def _spoken(self, route: Route) -> Route:
+        """The route with the versions that some speaker speaks: no other may be offered by ALPN, for the peer might
+        choose it."""
+        speakers = [cast("Speaker", speaker) for speaker in self._connector.plan(route).takes["speaker"]]
+        spoken = tuple(one for one in route.http_versions if any(one in speaker.protocols for speaker in speakers))
+        return route if spoken == route.http_versions else route.replaced(http_versions=spoken)
 
     def _protocol(self, stream: Stream, route: Route) -> str:
         """What to speak: ALPN's answer, else HTTP/1.1 if it is allowed, else the only version that is (prior knowledge)."""
