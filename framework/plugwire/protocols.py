@@ -19,7 +19,19 @@ Rules that hold everywhere:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar, overload, runtime_checkable
+from itertools import count
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    overload,
+    runtime_checkable,
+)
 
 from plugwire.errors import Busy, Discarded, Refused
 
@@ -59,12 +71,12 @@ LAZY: Mapping[str, str] = {
 }
 
 __all__ = [
-    "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall", "AroundRead", "AroundSend",
-    "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body", "Buffer", "Busy", "Call",
-    "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Datagrams", "Deadline", "Dialler", "Discarded",
-    "Extra", "Next", "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver", "Route", "Runtime",
-    "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport", "Waiter",
-    "WatchedBody", "Whole",
+    "EVERYTHING", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall", "AroundRead",
+    "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body", "Buffer", "Busy",
+    "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Datagrams", "Deadline", "Dialler",
+    "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver", "Route",
+    "Runtime", "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport", "Waiter",
+    "WatchedBody", "Whole", "connection_ids",
 ]  # fmt: skip
 
 
@@ -383,6 +395,10 @@ class ConnectionInfo(NamedTuple):
     reused: bool = False
 
 
+connection_ids: Final = count(1)
+"""Where every kind of connection takes its `ConnectionInfo.id` from: `next(connection_ids)`."""
+
+
 class Connection(ABC):
     """An HTTP life on one pipe: takes requests, gives responses. Never follows, retries or interprets a status.
 
@@ -432,6 +448,10 @@ class Connection(ABC):
 
 
 # -- transports ----------------------------------------------------------------------------------------------------
+
+EVERYTHING: Final = "*"
+"""In `Transport.honours`: nothing is ignored, whatever the route demands; of a wrapper, because it hands the route on
+as it is to a transport below that must honour it."""
 
 
 class Transport(Protocol):
