@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # what checkers know it as; importing typing would take longer than all the rest of this module
 if TYPE_CHECKING:
+    from typing import Any
+
     from plugwire.async_session import AsyncSession
     from plugwire.config import CallOptions, Limits, Proxy, TLSConfig
     from plugwire.errors import (
