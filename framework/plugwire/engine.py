@@ -177,7 +177,9 @@ class Engine:
                 except BaseException:
                     response.abort()
                     raise
-                self._note_end(response, call)
+            times = response.times
+            if times is not None and times[3] is None and not call.streaming:
+                response.times = (*times[:3], self.runtime.now())
             call.holder = ""
             return response
         except Error as error:
@@ -367,11 +369,6 @@ class Engine:
         if error.request is not None and not error.replayable:
             error.replayable = can_replay(error, error.request)
         return error
-
-    @staticmethod
-    def _note_end(response: AsyncResponse, call: Call) -> None:
-        if response.times is not None:
-            response.times = (*response.times[:3], call.runtime.now())
 
     def _connection_closed(self, connection: Connection, reason: str) -> None:
         self.pool.forget(connection)
