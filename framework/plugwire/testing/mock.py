@@ -23,7 +23,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
 
 from plugwire.bodies import BytesSource, MemoryBody
 from plugwire.engine import interceptors
@@ -43,7 +43,7 @@ from plugwire.protocols import EVERYTHING, Connection, ConnectionInfo, WatchedBo
 from plugwire.url import URL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from plugwire.errors import Phase
     from plugwire.protocols import Body, Call, Connecting, Route
@@ -85,7 +85,7 @@ class Mock:
     def __init__(self, handler: MockHandler) -> None:
         self.calls: list[Request] = []
         self._function: AnswerFunction | None = None
-        self._replies: dict[_Key, Reply] = {}
+        self._answers: dict[_Key, AnswerFunction] = {}
         if isinstance(handler, Mapping):
             for key, reply in handler.items():
                 self.add(key, reply)
@@ -103,7 +103,7 @@ class Mock:
         """
         if self._function is not None:
             raise UsageError("this mock was made with a function, which answers everything")
-        self._replies[_parsed(key)] = _checked(reply, key)
+        self._answers[_parsed(key)] = _function(reply, key)
 
     async def answer(self, request: Request) -> AsyncResponse:
         """The answer to a request whose body lies in memory.
@@ -112,28 +112,16 @@ class Mock:
             Unanswered: there is none.
         """
         self.calls.append(request)
-        reply: Reply = self._function if self._function is not None else self._find(request)
-        while isinstance(reply, deque):
-            try:
-                reply = reply.popleft()
-            except IndexError:
-                raise Unanswered(f"{request.method} {request.url}: the listed answers are used up") from None
-        if isinstance(reply, BaseException):
-            raise _fresh(reply)
-        if isinstance(reply, type):
-            raise reply()
-        if callable(reply):
-            reply = reply(request)
-            if inspect.isawaitable(reply):
-                reply = await reply
-        return _copied(reply, request)
+        function = self._function if self._function is not None else self._find(request)
+        answer = function(request)
+        return _copied(await answer if inspect.isawaitable(answer) else answer, request)
 
-    def _find(self, request: Request) -> Reply:
-        matching = [key for key in self._replies if key.matches(request)]
+    def _find(self, request: Request) -> AnswerFunction:
+        matching = [key for key in self._answers if key.matches(request)]
         if not matching:
-            known = "\n".join(f"  {key.text}" for key in self._replies) or "  nothing"
+            known = "\n".join(f"  {key.text}" for key in self._answers) or "  nothing"
             raise Unanswered(f"no answer to {request.method} {request.url}; known:\n{known}")
-        return self._replies[max(matching, key=lambda key: key.exactness)]
+        return self._answers[max(matching, key=lambda key: key.exactness)]
 
     async def exchange(self, request: Request, call: Call, info: ConnectionInfo) -> AsyncResponse:
         """A whole exchange as the core sees it: the body is read, events are told, errors get phase and blame."""
@@ -143,7 +131,7 @@ class Mock:
                 asked.body = BytesSource(await _content(request, call))
             response = await self.answer(asked)
         except Error as error:
-            phase = error.phase or next((phase for kind, phase in PHASES if isinstance(error, kind)), "head")
+            phase = error.phase or _phase(error)
             error.at(phase, request=request, sent=phase not in BEFORE_SENDING, connection=info)
             raise
         response.request = request
@@ -205,7 +193,7 @@ class MockConnection(Connection):
 
 
 @contextmanager
-def intercept(handler: MockHandler) -> Iterator[Mock]:
+def intercept(handler: MockHandler) -> Generator[Mock]:
     """While the `with` block runs, `handler` answers in place of every wire of the process: of sessions that exist
     already, of `plugwire.get` and its like, in every thread and world. Plugins run as ever. The one entered last
     answers.
@@ -227,6 +215,13 @@ def intercept(handler: MockHandler) -> Iterator[Mock]:
     finally:
         # Its own, not the last: another thread may have entered one since.
         interceptors.remove(answer)
+
+
+def _phase(error: Error) -> Phase:
+    for kind, phase in PHASES:
+        if isinstance(error, kind):
+            return phase
+    return "head"
 
 
 class _Key(NamedTuple):
@@ -265,24 +260,52 @@ def _parsed(key: str) -> _Key:
     return _Key(key, method if space else None, url, with_origin)
 
 
-def _checked(reply: Reply, key: str) -> Reply:
-    """Refuse what cannot answer, while the test's line is still on the stack; lists become queues."""
-    if isinstance(reply, (list, tuple)):
-        return deque(_checked(one, key) for one in reply)
-    is_error = isinstance(reply, BaseException) or (isinstance(reply, type) and issubclass(reply, BaseException))
-    if isinstance(reply, (Response, AsyncResponse)) or is_error or (callable(reply) and not isinstance(reply, type)):
+def _function(reply: Reply, key: str) -> AnswerFunction:
+    """What a value of the mapping does. What can do nothing is refused while the test's line is on the stack."""
+    if isinstance(reply, (Response, AsyncResponse)):
+        answer = reply  # a name of its own keeps its type
+        return lambda request: answer
+    if isinstance(reply, BaseException):
+        return _Raising(reply)
+    if isinstance(reply, type):
+        if issubclass(reply, BaseException):
+            return _Raising(reply())
+    elif callable(reply):
         return reply
+    elif isinstance(reply, (list, tuple)):
+        return _InTurn([_function(one, key) for one in reply])
     raise UsageError(
         f"a mock's reply to {key!r} is {reply!r}: a Response, an exception, a function, or a list of these"
     )
 
 
-def _fresh(error: BaseException) -> BaseException:
-    """A copy, because tracebacks and notes grow on what is raised more than once."""
-    try:
-        return copy.copy(error)
-    except Exception:  # a constructor that copying does not know: then itself
-        return error
+class _Raising:
+    """Raises a copy each time, because tracebacks and notes grow on what is raised more than once."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __call__(self, request: Request) -> NoReturn:
+        try:
+            error = copy.copy(self._error)
+        except Exception:  # a constructor that copying does not know: then itself
+            error = self._error
+        raise error
+
+
+class _InTurn:
+    """One after the other. Threads may ask at once."""
+
+    def __init__(self, functions: list[AnswerFunction]) -> None:
+        self._left = deque(functions)
+
+    def __call__(self, request: Request) -> Answer | Awaitable[Answer]:
+        try:
+            function = self._left.popleft()
+        except IndexError:
+            raise Unanswered(f"{request.method} {request.url}: the listed answers are used up") from None
+    if reply.encoding_override:
+        response.encoding = reply.encoding_override
 
 
 def _copied(reply: object, request: Request) -> AsyncResponse:
@@ -297,15 +320,13 @@ def _copied(reply: object, request: Request) -> AsyncResponse:
         return reply
     # What has no content on the wire has none here (RFC 9110, 6.4.1).
     has_content = request.method != "HEAD" and reply.status_code not in (204, 304)
-    response = AsyncResponse(
+    return AsyncResponse(
         reply.status_code,
         headers=reply.headers.copy(),
         body=MemoryBody(reply.content if has_content else b"", reply.trailers),
         http_version=reply.http_version,
         reason=reply.reason,
     )
-    response.encoding_override = reply.encoding_override
-    return response
 
 
 async def _content(request: Request, call: Call) -> bytes:
