@@ -304,8 +304,7 @@ class _InTurn:
             function = self._left.popleft()
         except IndexError:
             raise Unanswered(f"{request.method} {request.url}: the listed answers are used up") from None
-    if reply.encoding_override:
-        response.encoding = reply.encoding_override
+        return function(request)
 
 
 def _copied(reply: object, request: Request) -> AsyncResponse:
