@@ -3,7 +3,8 @@ and an end after which no thread and no socket is left.
 
 Rules: a thread that stands in `recv` is woken by shutting its socket down, not by closing it (closing under a running
 system call does not wake it, and the number may meanwhile mean another socket). Each thread closes its own socket. The
-listener is woken by a connection of our own: on some systems a shutdown does not end `accept`.
+listener is woken by a connection of our own, behind which no other stands: what was connected before is served, however
+little of its time is left.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Loopback(ABC):
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
         self._changed = threading.Condition()
+        self._knock: object = None
         self._is_over = False
 
     @property
@@ -66,7 +68,7 @@ class Loopback(ABC):
         return len(self._open)
 
     def wait_closed(self, patience: float = PATIENCE) -> bool:
-        """Wait until every connection is closed on this side too; False if that did not happen in `patience` seconds."""
+        """Wait until every connection is closed on this side too; False if `patience` seconds were not enough."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, patience)
 
@@ -79,7 +81,9 @@ class Loopback(ABC):
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self._listener.getsockname()[1]
-        self._acceptor = threading.Thread(target=self._accept, name=f"{type(self).__name__}-{self.port}", daemon=True)
+        self._acceptor = threading.Thread(
+            target=self._accept, args=(self._listener,), name=f"{type(self).__name__}-{self.port}", daemon=True
+        )
         self._acceptor.start()
         return self
 
@@ -93,28 +97,30 @@ class Loopback(ABC):
         listener, self._listener = self._listener, None
         if listener is None or self._acceptor is None:
             return
-        self._is_over = True
         with socket.socket() as knock:
-            try:
-                knock.connect(("127.0.0.1", self.port))
-            except OSError:  # the backlog is full: then accept does not stand still
-                pass
+            knock.bind(("127.0.0.1", 0))
+            self._knock = knock.getsockname()
+            knock.connect(("127.0.0.1", self.port))
             self._acceptor.join()
         listener.close()
+        self._last_moment()
         with self._changed:
+            self._is_over = True
             for sock in self._open:
                 _shut_down(sock)
         for thread in self._threads:
             thread.join()
 
-    def _accept(self) -> None:
-        listener = self._listener
-        while not self._is_over and listener is not None:
+    def _last_moment(self) -> None:  # noqa: B027  (may be overridden, need not)
+        """No new connection can come; those that are there are about to be shut down."""
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
             try:
-                sock, _ = listener.accept()
-            except OSError:  # a connection that was reset before it was accepted, on some systems
+                sock, address = listener.accept()
+            except ConnectionError:  # reset before it was accepted, on some systems
                 continue
-            if self._is_over:
+            if address == self._knock:
                 sock.close()
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -23,7 +23,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 from plugwire.bodies import BytesSource, MemoryBody
 from plugwire.engine import interceptors
@@ -87,7 +87,8 @@ class Mock:
         self._function: AnswerFunction | None = None
         self._answers: dict[_Key, AnswerFunction] = {}
         if isinstance(handler, Mapping):
-            for key, reply in handler.items():
+            replies = cast("Mapping[str, Reply]", handler)
+            for key, reply in replies.items():
                 self.add(key, reply)
         elif callable(handler):
             self._function = handler
