@@ -57,7 +57,8 @@ SECRET_NAMES: Final = frozenset({"authorization", "proxy-authorization", "cookie
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*+")
 _LINE: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
-_LIST_ELEMENT: Final = re.compile(r'(?:[^",]++|"(?:[^"\\]++|\\.?)*+"?)++')
+# Atomic groups where possessive quantifiers over a group would do: CPython below 3.11.5 matches those wrongly.
+_LIST_ELEMENT: Final = re.compile(r'(?>(?:[^",]++|"(?>(?:[^"\\]++|\\.?)*)"?)+)')
 
 
 class Headers(MutableMapping[str, str]):

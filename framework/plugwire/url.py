@@ -89,15 +89,16 @@ _IN_USERINFO_VALUE = re.compile(r"""[^\x21\x24&-.0-9A-Z_a-z~]""")
 _IN_FORM = re.compile(r"[^0-9A-Za-z\-._~ ]")
 
 # Text that canonicalisation leaves alone. Dot segments, a last label that may be a number and all else that is left out
-# here, harmless or not, take the long road.
+# here, harmless or not, take the long road. Atomic groups stand where possessive quantifiers over a group would do:
+# CPython below 3.11.5 does not go back to where a failed repetition began.
 _BYTE = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _PLAIN = re.compile(
     r"(https?)://"
-    rf"((?:[a-z0-9\-]++\.)*+[a-z][a-z0-9\-]*+|(?:{_BYTE}\.){{3}}{_BYTE})"
-    r"(?::([1-9][0-9]{0,4}))?+"
-    r"((?:/(?!\.|%2[eE])[A-Za-z0-9\-._~!$&'()*+,;=:@%]*+)*+)"
-    r"(?:\?([A-Za-z0-9\-._~!$&()*+,;=:@%/?\[\]|{}]*+))?+"
-    r"(?:#([A-Za-z0-9\-._~!$&()*+,;=:@%/?]*+))?+"
+    rf"((?>(?:[a-z0-9\-]++\.)*)[a-z][a-z0-9\-]*+|(?:{_BYTE}\.){{3}}{_BYTE})"
+    r"(?>(?::([1-9][0-9]{0,4}))?)"
+    r"((?>(?:/(?!\.|%2[eE])[A-Za-z0-9\-._~!$&'()*+,;=:@%]*+)*))"
+    r"(?>(?:\?([A-Za-z0-9\-._~!$&()*+,;=:@%/?\[\]|{}]*+))?)"
+    r"(?>(?:#([A-Za-z0-9\-._~!$&()*+,;=:@%/?]*+))?)"
 )
 
 

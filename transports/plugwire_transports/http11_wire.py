@@ -75,22 +75,24 @@ class HeadLimits(Protocol):
 
 # -- the grammar ---------------------------------------------------------------------------------------------------
 
+# Where a repeated group must not be given back it stands in an atomic group, (?>(?:...)*), and not under a possessive
+# quantifier, (?:...)*+: CPython below 3.11.5 does not go back to where a failed repetition of a group began.
 _TCHAR: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _TEXT: Final = rb"[\t\x20-\x7e\x80-\xff]"  # what may stand in a field value or reason: no control but HTAB
-_FIELDS: Final = b"(?:" + _TCHAR + b"++:" + _TEXT + rb"*+\r\n)*+"
+_FIELDS: Final = b"(?>(?:" + _TCHAR + b"++:" + _TEXT + rb"*+\r\n)*)"
 _SECTION: Final = re.compile(b"(" + _FIELDS + rb")\r\n")
 
 # status-line = HTTP-version SP status-code SP [ reason-phrase ]   (RFC 9112, 4)
 # IIS and several embedded servers leave out the space when they have no reason to give. Codes below 100 do not exist;
 # those from 600 do in the wild (999), and are the caller's to judge (RFC 9110, 15).
-_STATUS_LINE: Final = rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: (" + _TEXT + rb"*+))?+\r\n"
+_STATUS_LINE: Final = rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?>(?: (" + _TEXT + rb"*+))?)\r\n"
 _HEAD: Final = re.compile(_STATUS_LINE + b"(" + _FIELDS + rb")\r\n")
 
 # chunk-size [ chunk-ext ] CRLF   (RFC 9112, 7.1 and 7.1.1)
 # Apache 1.3 and others pad the size with spaces; they are charged to the extensions.
-_QUOTED: Final = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'
-_EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + _TCHAR + rb"++(?:[ \t]*+=[ \t]*+(?:" + _TCHAR + b"++|" + _QUOTED + b"))?+"
-_CHUNK_LINE: Final = rb"([0-9A-Fa-f]{1,16}+)((?:(?:" + _EXTENSION + rb")*+[ \t]*+)?+)\r\n"
+_QUOTED: Final = rb'"(?>(?:[\t !#-\[\]-~\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*)"'
+_EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + _TCHAR + rb"++(?>(?:[ \t]*+=[ \t]*+(?:" + _TCHAR + b"++|" + _QUOTED + b"))?)"
+_CHUNK_LINE: Final = rb"([0-9A-Fa-f]{1,16}+)((?>(?:" + _EXTENSION + rb")*)[ \t]*+)\r\n"
 _FIRST_CHUNK: Final = re.compile(_CHUNK_LINE)
 _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _CHUNK_LINE)
 
