@@ -100,7 +100,7 @@ class HeadersAgainstPairs(RuleBasedStateMachine):
         elif mode == "replace":
             self.models[which] = self._replaced(model, [(name, value)])
         elif mode == "coalesce":
-            self.models[which] = self._replaced(model, [(name, joined(name, [*old, value]))])
+            self.models[which] = self._replaced(model, [(name, joined(name, [one for one in (*old, value) if one]))])
 
     @rule(which=which, name=few_names)
     def delete(self, which: int, name: str) -> None:

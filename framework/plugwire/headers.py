@@ -257,7 +257,8 @@ class Headers(MutableMapping[str, str]):
             if name not in self:
                 self._fields = self._fields.with_last(name, value)
         elif mode == "coalesce":
-            self._replace(name, _join(name, [*self._fields.values(name), value]))
+            # Empty elements count for nothing (RFC 9110, 5.6.1), and would leave white space at the end of the value.
+            self._replace(name, _join(name, [one for one in (*self._fields.values(name), value) if one]))
         else:
             raise UsageError(f"mode must be append, replace, if_new or coalesce, not {mode!r}")
 
