@@ -249,18 +249,19 @@ class View(Session):
             return self.base_url.prefix(url)
         return url if type(url) is URL else URL(url)
 
-    def call(self, request: Request, options: CallOptions, *, streaming: bool) -> Call:
-        """The call that carries the request."""
+    def call(
+        self, request: Request, options: CallOptions, *, streaming: bool, runtime: Runtime | None = None
+    ) -> Call:
+        """The call that carries the request. `runtime` is for a session that has not met its loop yet."""
         url = request.url
         engine = self.engine
+        runtime = runtime or engine.runtime
         timeout = self.stream_timeout if streaming else self.timeout
         auth = self.auth
         if auth is not None and self.base_url is not None and not is_bound(self.base_url.origin, url.origin):
             auth = None
         if not options:
-            call = Call(
-                self, engine.runtime, url.origin, timeout, streaming=streaming, auth=auth, watchers=engine.watchers
-            )
+            call = Call(self, runtime, url.origin, timeout, streaming=streaming, auth=auth, watchers=engine.watchers)
         else:
             if "timeout" in options:
                 timeout = make_timeout(options["timeout"], base=timeout, streaming=streaming)
@@ -275,7 +276,7 @@ class View(Session):
                 watchers = _observed(watchers, observer)
             call = Call(
                 self,
-                engine.runtime,
+                runtime,
                 url.origin,
                 timeout,
                 streaming=streaming,

@@ -39,5 +39,6 @@ def loopback_identity() -> Identity:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
-    authority.issue_cert(*NAMES).configure_cert(context)
+    leaf = authority.issue_cert(*NAMES)
+    leaf.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # it also takes pyOpenSSL's contexts
     return Identity(context, TLSConfig(ca_data=authority.cert_pem.bytes().decode("ascii")))

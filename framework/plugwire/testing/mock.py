@@ -23,7 +23,7 @@ import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
 
 from plugwire.bodies import BytesSource, MemoryBody
 from plugwire.engine import interceptors
@@ -86,12 +86,11 @@ class Mock:
         self.calls: list[Request] = []
         self._function: AnswerFunction | None = None
         self._answers: dict[_Key, AnswerFunction] = {}
-        if isinstance(handler, Mapping):
-            replies = cast("Mapping[str, Reply]", handler)
-            for key, reply in replies.items():
-                self.add(key, reply)
-        elif callable(handler):
+        if callable(handler):
             self._function = handler
+        elif isinstance(handler, Mapping):
+            for key, reply in handler.items():
+                self.add(key, reply)
         else:
             raise UsageError(f"a mock's handler is {type(handler).__name__}: a function or a mapping")
 
