@@ -6,7 +6,7 @@ with its own configuration in its own temporary directory, and killed and waited
 All four serve the same bytes at the same paths, so that one test text runs against any of them (fixture `peer`):
 
 =============  ====================================================================================
-`/small`       `SMALL`, 127 bytes, with Content-Length
+`/small`       `SMALL`, 127 bytes, with Content-Length and ETag; obeys If-None-Match (304) and Range (206)
 `/big`         `BIG`, 1 MiB, with Content-Length
 `/chunked`     `SMALL`, Transfer-Encoding: chunked
 `/missing`     404

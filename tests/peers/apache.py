@@ -5,6 +5,7 @@ Beyond the common paths:
 ===================  ==============================================================================================
 `/reflect`           POST: the request's body comes back, chunked
 `/redirect/CODE`     301, 302, 303, 307, 308 to `/small`
+`/upload/...`        PUT (201 or 204), GET and DELETE of files (mod_dav)
 `/gzip`              `TEXT`, Content-Encoding: gzip, chunked, if the client accepts it
 ===================  ==============================================================================================
 """
@@ -46,6 +47,8 @@ _MODULES = (
     "socache_shmcb",
     "ssl",
     "http2",
+    "dav",
+    "dav_fs",
 )
 _MODULE_DIRECTORIES = (
     "/usr/lib/apache2/modules",
@@ -85,6 +88,12 @@ Alias /small {content}/small.txt
 Alias /big {content}/big.bin
 Alias /chunked {content}/chunked.html
 Alias /gzip {content}/text.txt
+DavLockDB {directory}/dav.lock
+Alias /upload {directory}/upload
+<Directory {directory}/upload>
+    Require all granted
+    Dav On
+</Directory>
 <Location /chunked>
     ForceType text/html
     SetOutputFilter INCLUDES
@@ -131,6 +140,10 @@ def apache(authority: Authority) -> Iterator[Apache]:
         (content / "text.txt").write_bytes(TEXT)
         # An included part goes out before the length of the whole is known; any other small file gets a Content-Length.
         (content / "chunked.html").write_text('<!--#include virtual="/small" -->')
+        upload = directory / "upload"
+        upload.mkdir()
+        for place in (upload, directory):  # its workers run as nobody: see _unprivileged
+            place.chmod(0o777)
         hosts = [f"[{address}]" if ":" in address else address for address in addresses()]
         parts = [f"Listen {host}:{port} {'http' if port == plain else 'https'}" for port in ports for host in hosts]
         parts.append(_TLS_HOST.format(port=tls, certificate=authority.server, protocols="http/1.1"))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -78,6 +79,20 @@ async def echo(exchange: Exchange) -> None:
     await exchange.answer(200, json.dumps(seen).encode())
 
 
+async def serve_small(exchange: Exchange, small: bytes) -> None:
+    headers = dict(exchange.scope["headers"])
+    etag = (b"etag", b'"small"')
+    if headers.get(b"if-none-match") == etag[1]:
+        await exchange.start(304, [etag])
+        await exchange.end()
+    elif match := re.fullmatch(rb"bytes=(\d+)-(\d+)", headers.get(b"range", b"")):
+        first, last = int(match[1]), int(match[2])
+        place = (b"content-range", b"bytes %d-%d/%d" % (first, last, len(small)))
+        await exchange.answer(206, small[first : last + 1], etag, place)
+    else:
+        await exchange.answer(200, small, etag)
+
+
 async def reflect(exchange: Exchange) -> None:
     await exchange.start(200)
     while (piece := await exchange.next_piece()) is not None:
@@ -115,7 +130,7 @@ async def main(settings: dict[str, Any]) -> None:
         await exchange.end()
 
     routes: dict[str, Callable[[Exchange], Awaitable[None]]] = {
-        "/small": lambda exchange: exchange.answer(200, small),
+        "/small": lambda exchange: serve_small(exchange, small),
         "/big": lambda exchange: exchange.answer(200, big),
         "/redirect": lambda exchange: exchange.answer(302, b"", (b"location", b"/small")),
         "/unavailable": lambda exchange: exchange.answer(503, b"unavailable\n"),

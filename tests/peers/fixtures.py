@@ -1,4 +1,5 @@
-"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, and `peer`, which runs a test against each of them.
+"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`; `peer`, which runs a test against each of them; and
+`site`, each of them plain and over TLS.
 
 A test that asks for one of them gets the marker `interop`, so `-m "not interop"` runs without any server.
 """
@@ -6,6 +7,7 @@ A test that asks for one of them gets the marker `interop`, so `-m "not interop"
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -21,7 +23,7 @@ PEERS = ("nginx", "apache", "node", "asgi")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not {*PEERS, "peer"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {*PEERS, "peer", "site"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
 
 
@@ -59,3 +61,19 @@ def peer(request: pytest.FixtureRequest) -> Peer:
     """Each server in turn."""
     found: Peer = request.getfixturevalue(request.param)
     return found
+
+
+@dataclass(frozen=True)
+class Site:
+    """One server, by one scheme."""
+
+    name: str
+    url: str
+
+
+@pytest.fixture(params=[f"{name}-{scheme}" for name in PEERS for scheme in ("http", "https")])
+def site(request: pytest.FixtureRequest) -> Site:
+    """Each server in turn, plain and over TLS."""
+    name, _, scheme = request.param.partition("-")
+    found: Peer = request.getfixturevalue(name)
+    return Site(name, found.url if scheme == "http" else found.tls_url)

@@ -4,6 +4,7 @@ Beyond the common paths:
 
 ===================  ==============================================================================================
 `/few`               `SMALL`; the connection is closed after its second request
+`/brief`             `SMALL`; the connection is closed after it has been idle for 1 ms, without a word in the response
 `/close`             `SMALL`, Connection: close
 `/until-close`       `SMALL` over HTTP/1.1 with neither Content-Length nor chunks: the close ends it
 `/chunked-big`       `BIG`, chunked
@@ -11,13 +12,14 @@ Beyond the common paths:
 `/redirect/CODE`     301, 302, 303, 307, 308 to `/small`
 `/method`            the method, as text; a body is read and thrown away, of any size
 `/host`              the Host that came
+`/from`              the client's address
 `/limited`           413 for a body above 1 KiB; nginx answers before it has read the body
 `/upload/...`        PUT (201 or 204), GET and DELETE of files that lie in `Nginx.upload_directory`
 `/tls`               over TLS: `protocol alpn reused-or-. server-name`
 `/client`            on `mutual_tls_port`: the subject of the client's certificate
 ===================  ==============================================================================================
 
-`/small` has ETag, Last-Modified and Accept-Ranges, so 304, 206 and 416 can be had from it.
+`/small` also gives 416. What lies in `/upload/` is read by sendfile, so a file put there is a source of any size.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ error_log stderr warn;
 events {{ worker_connections 2048; }}
 http {{
     access_log off;
+    sendfile on;
     default_type text/plain;
     client_body_temp_path {directory}/client_body;
     proxy_temp_path {directory}/proxy;
@@ -88,6 +91,7 @@ _SERVER = """
         location = /until-close {{ alias {content}/small.txt; ssi on; ssi_types *; chunked_transfer_encoding off; }}
         location = /gzip {{ alias {content}/text.txt; gzip on; gzip_min_length 1; gzip_types *; gzip_proxied any; }}
         location = /few {{ alias {content}/small.txt; keepalive_requests 2; }}
+        location = /brief {{ alias {content}/small.txt; keepalive_timeout 1ms; }}
         location = /close {{ alias {content}/small.txt; keepalive_timeout 0; }}
         location = /no-content {{ return 204; }}
         location = /unavailable {{ add_header Retry-After 0 always; return 503; }}
@@ -99,6 +103,7 @@ _SERVER = """
         location = /redirect/308 {{ return 308 /small; }}
         location = /method {{ return 200 "$request_method"; }}
         location = /host {{ return 200 "$http_host"; }}
+        location = /from {{ return 200 "$remote_addr"; }}
         location = /limited {{ client_max_body_size 1k; root {directory}; dav_methods PUT; }}
         location /upload/ {{ root {directory}; dav_methods PUT DELETE; create_full_put_path on; }}
         location = /tls {{ return 200 "$ssl_protocol $ssl_alpn_protocol $ssl_session_reused $ssl_server_name"; }}

@@ -15,7 +15,8 @@ from peers.server import Peer, addresses, find_program, free_ports, running
 
 @dataclass(frozen=True)
 class Node(Peer):
-    """Node has no ports beyond the common two."""
+    mutual_tls_port: int
+    """TLS that ends the connection of a client without a certificate of the same authority."""
 
 
 @contextlib.contextmanager
@@ -23,17 +24,20 @@ def node(authority: Authority) -> Iterator[Node]:
     program = find_program("node", "nodejs")
 
     def configure(directory: Path) -> tuple[Node, list[str], list[int]]:
-        plain, tls = ports = free_ports(2)
+        plain, tls, mutual = ports = free_ports(3)
         settings = {
             "addresses": list(addresses()),
             "port": plain,
             "tlsPort": tls,
+            "mutualTlsPort": mutual,
             "content": str(write_content(directory / "content")),
             "certificate": str(authority.server.chain_pem),
             "key": str(authority.server.key_pem),
+            "authority": str(authority.cert_pem),
         }
         script = Path(__file__).with_name("node_server.js")
-        return Node(directory=directory, port=plain, tls_port=tls), [program, str(script), json.dumps(settings)], ports
+        peer = Node(directory=directory, port=plain, tls_port=tls, mutual_tls_port=mutual)
+        return peer, [program, str(script), json.dumps(settings)], ports
 
     with running("node", configure) as peer:
         yield peer

@@ -4,6 +4,8 @@
 //   /echo                     what came, as JSON: method, target, httpVersion, headers ([name, value] as sent), length and
 //                             sha256 of the body, trailers
 //   /reflect                  the request's body, chunked, as it comes
+//   /sink                     reads the body and throws it away; its length, as text
+//   /client                   on the port with client certificates: the common name of the client's
 //   /chunked?n=               n chunks "chunk 0\n", ... (default 3), then the trailers X-Checksum (sha256 of the body) and X-Count;
 //                             without n SMALL
 //   /pattern?n=&chunked=1     n bytes, byte i is i % 251; with Content-Length unless chunked=1
@@ -131,8 +133,32 @@ function half(ending) {
   };
 }
 
+function sink(request, response) {
+  let length = 0;
+  request.on('data', (data) => {
+    length += data.length;
+  });
+  request.on('end', () => whole(response, Buffer.from(String(length))));
+}
+
+function small(request, response) {
+  const headers = { ETag: '"small"' };
+  if (request.headers['if-none-match'] === headers.ETag) {
+    response.writeHead(304, headers).end();
+    return;
+  }
+  const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range || '');
+  if (!range) {
+    whole(response, SMALL, 200, headers);
+    return;
+  }
+  const [first, last] = [Number(range[1]), Number(range[2])];
+  const part = SMALL.subarray(first, last + 1);
+  whole(response, part, 206, { ...headers, 'Content-Range': `bytes ${first}-${last}/${SMALL.length}` });
+}
+
 const routes = {
-  '/small': (request, response) => whole(response, SMALL),
+  '/small': small,
   '/big': (request, response) => whole(response, BIG, 200, { 'Content-Type': 'application/octet-stream' }),
   '/no-content': (request, response) => response.writeHead(204).end(),
   '/unavailable': (request, response) => whole(response, Buffer.from('unavailable\n'), 503),
@@ -151,6 +177,8 @@ const routes = {
   },
   '/echo': echo,
   '/reflect': (request, response) => request.pipe(response),
+  '/sink': sink,
+  '/client': (request, response) => whole(response, Buffer.from(request.socket.getPeerCertificate().subject.CN)),
   '/chunked': chunked,
   '/pattern': pattern,
   '/continue': echo,
@@ -203,12 +231,14 @@ function connect(request, socket, head) {
 }
 
 const options = { keepAliveTimeout: 600_000, requestTimeout: 0, headersTimeout: 0 };
+const mutual = { requestCert: true, rejectUnauthorized: true, ca: fs.readFileSync(settings.authority) };
 const tls = { cert: fs.readFileSync(settings.certificate), key: fs.readFileSync(settings.key), ALPNProtocols: ['http/1.1'] };
 
 for (const address of settings.addresses) {
   for (const [server, port] of [
     [http.createServer(options), settings.port],
     [https.createServer({ ...options, ...tls }), settings.tlsPort],
+    [https.createServer({ ...options, ...tls, ...mutual }), settings.mutualTlsPort],
   ]) {
     server.on('request', handle);
     server.on('checkContinue', checkContinue);
