@@ -143,6 +143,15 @@ def test_a_wait_does_not_hang_on_a_whole_record_that_came_with_another() -> None
     assert lower.waits == before
 
 
+def test_a_wait_is_not_ended_by_a_ticket_that_is_here_already() -> None:
+    stream, peer, lower = connected()
+    stream._incoming.write(bytes(peer.outbox))
+    peer.outbox.clear()
+    with pytest.raises(TimeoutError, match="nothing will ever come"):
+        drive(stream.wait(True, False, inf))
+    assert lower.waits
+
+
 # -- ends ----------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +269,20 @@ def test_abort_may_come_from_another_thread() -> None:
         by_receive(stream)
 
 
+def test_an_abort_in_the_middle_of_a_read_is_not_overruled_by_its_symptom(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, lower = connected()
+
+    def read_now(_: int) -> bytes:
+        stream.abort()
+        return b""
+
+    monkeypatch.setattr(lower, "read_now", read_now)
+    with pytest.raises(ConnectionError):
+        by_receive(stream)
+    with pytest.raises(ConnectionAbortedError):
+        by_receive(stream)
+
+
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +367,21 @@ def test_an_error_seen_while_sending_is_kept_for_the_reader() -> None:
     assert drive(stream.send(b"body", inf, True)) == 0
     with pytest.raises(ConnectionResetError):
         by_receive(stream)
+
+
+def test_an_error_that_the_lower_stream_tells_once_is_kept_for_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, lower = connected()
+    errors: list[OSError] = [TimeoutError(110, "the keep-alive probes went unanswered")]
+
+    def read_now(_: int) -> bytes | None:
+        if errors:
+            raise errors.pop()
+        return None
+
+    monkeypatch.setattr(lower, "read_now", read_now)
+    assert drive(stream.send(b"body", inf, True)) == 0
+    with pytest.raises(TimeoutError, match="probes"):
+        stream.read_now(1)
 
 
 def test_an_error_of_the_lower_stream_passes_through() -> None:
@@ -451,6 +489,26 @@ def test_a_read_sends_what_openssl_wants_to_say(window: float, read: Callable[[T
     assert peer.error is None
     drive(stream.send(b" more", inf))
     assert peer.received == b"GET more"
+
+
+def test_a_write_that_has_to_read_first_waits_for_that_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Room to write would end the wait at once, for ever.
+    stream, _, lower = connected()
+    stream.read_now(1)
+    waits: list[tuple[bool, bool]] = []
+
+    async def wait(read: bool, write: bool, at: float) -> None:
+        waits.append((read, write))
+        assert len(waits) < 5
+        stream._write = stream._tls.write
+
+    def refuse(_: object) -> int:
+        raise ssl.SSLWantReadError
+
+    monkeypatch.setattr(lower, "wait", wait)
+    stream._write = refuse
+    assert drive(stream.send(b"x", inf)) == 1
+    assert waits == [(True, False)]
 
 
 def test_a_failed_answer_does_not_stop_the_reading() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
 import threading
 from hashlib import sha256
 from types import SimpleNamespace
@@ -18,10 +19,11 @@ from plugwire.testing.memory import memory_streams
 from plugwire_transports.tls import TLSSecurer
 from plugwire_transports.tls_context import context_for
 from plugwire_transports.tls_stream import TLSStream
-from tls_peer import CA_PEM, route_to, server_context
+from tls_peer import CA_PEM, LEAF, route_to, server_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from plugwire.protocols import Runtime, Stream
     from plugwire.runtimes.base import SocketRuntime
@@ -171,3 +173,38 @@ async def test_a_peer_that_hangs_up(world: World) -> None:
         await TLSSecurer().secure(lower, route_to("https://peer.example", TRUSTING), connecting_at(at))
     assert caught.value.phase == "tls"
     lower.close()
+
+
+async def test_a_renegotiation_in_a_callers_own_context(world: World, tmp_path: Path) -> None:
+    """The peer asks for it in TLS 1.2: then a write cannot go on before something was read. Our contexts refuse it."""
+    pem = tmp_path / "peer.pem"
+    pem.write_bytes(LEAF.private_key_and_cert_chain_pem.bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(cadata=CA_PEM)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-naccept", "1", "-tls1_2", "-cert", str(pem)]
+    runtime = world.runtime()
+    at = runtime.now() + 20
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # noqa: ASYNC220
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            while b"ACCEPT" not in process.stdout.readline():
+                pass
+            lower = await runtime.dial_tcp([Address(socket.AF_INET, "127.0.0.1", port)], at)
+            route = route_to("https://peer.example", TLSConfig(context=context))
+            stream = await TLSSecurer().secure(lower, route, connecting_at(at))
+            process.stdin.write(b"r\n")
+            process.stdin.flush()
+            await lower.wait(True, False, at)
+            assert stream.read_now(10) is None  # HelloRequest: answered, and the new handshake begins
+            await stream.send(b"while it goes on\n", at)
+            process.stdin.write(b"done\n")
+            process.stdin.flush()
+            assert await stream.receive(100, at) == b"done\n"
+            while b"while it goes on" not in process.stdout.readline():
+                pass
+            stream.close()
+        finally:
+            process.kill()

@@ -286,10 +286,11 @@ class TLSStream(Stream):
         """Encrypt and hand down, until the lower stream has something unsent or nothing is left."""
         lower, outgoing, plain = self._lower, self._outgoing, self._plain
         if self._write_wants_read:
+            # Tried again in any case: a read may have taken meanwhile what the write was waiting for.
+            self._write_wants_read = False
             data = lower.read_now(RECORDS)
             if data is not None:
                 self._take(data)
-                self._write_wants_read = False
         while True:
             if outgoing.pending or lower.unsent:
                 lower.write_now(outgoing.read())
