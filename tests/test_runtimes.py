@@ -622,7 +622,7 @@ async def test_dial_sets_what_it_was_told(world: World, listener: Listener) -> N
     stream.close()
     with pytest.raises(OSError, match="family of ::1"):
         await runtime.dial_tcp([listener.address], runtime.now() + 30, local_address="::1")
-    with pytest.raises(OSError):  # noqa: B017  (not an address of this machine)
+    with pytest.raises(OSError):  # not an address of this machine
         await runtime.dial_tcp([listener.address], runtime.now() + 30, local_address="192.0.2.1")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import socket
 import tempfile
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -18,9 +20,10 @@ from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, SOCKET, TLS, Address
 from plugwire.runtimes import blocking_runtime, current_async_runtime
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
+from worlds import until_it_waits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from plugwire.protocols import Runtime
@@ -204,22 +207,51 @@ async def test_a_flood_that_was_held_back_goes_on_when_read(world: World) -> Non
     theirs.close()
 
 
-async def test_a_cancelled_receive_gives_its_buffer_back(world: World) -> None:
+@pytest.mark.parametrize("turns", range(4))  # between the bytes and the cancel: the loop has told the stream, or not
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_cancel_that_crosses_the_bytes_loses_none(world: World, turns: int, size: int) -> None:
     runtime = world.runtime()
     mine, theirs = socket_pair(runtime)
-    buffer = bytearray(100_000)
+    buffer = bytearray(size)
 
     async def speak() -> None:
         await world.settle()
         theirs.sendall(b"late")
+        for _ in range(turns):
+            await runtime.turn()
 
     outcome = await world.cancelled_after(lambda: mine.receive_into(memoryview(buffer), INFINITY), speak)
     if world.name == "blocking":
         # A thread is taken out of recv by aborting the stream; what it had read before is its result.
         assert outcome.value == 4 or outcome.was_cancelled
+    elif outcome.was_cancelled:
+        before = bytes(buffer)
+        theirs.sendall(b"r")
+        data = b""
+        while len(data) < 5:
+            data += await mine.receive(10, runtime.now() + 10)
+        assert data == b"later"
+        assert bytes(buffer) == before, "the buffer of a cancelled receive is not touched again"
     else:
-        assert outcome.was_cancelled
-        assert await mine.receive(10, runtime.now() + 10) == b"late"
+        assert outcome.value == 4
+    mine.close()
+    theirs.close()
+
+
+async def test_the_time_of_an_earlier_wait_does_not_end_a_later_one(world: World) -> None:
+    runtime = world.runtime()
+    mine, theirs = socket_pair(runtime)
+    theirs.sendall(b"a")
+    early = runtime.now() + 0.02
+    assert await mine.receive(1, early) == b"a"
+    waiting = world.in_background(mine.receive, 1, runtime.now() + 30)
+    await runtime.sleep(0.05, INFINITY)
+    theirs.sendall(b"b")
+    assert await waiting.result() == b"b"
+    begun = runtime.now()
+    with pytest.raises(TimeoutError):
+        await mine.receive(1, runtime.now() + 0.02)
+    assert runtime.now() < begun + 10, "nor does the time of a longer one hold up a shorter"
     mine.close()
     theirs.close()
 
@@ -320,6 +352,49 @@ def test_blocking_stream_keeps_the_time_when_woken_early() -> None:
         with pytest.raises(TimeoutError):
             drive(stream.receive(1, at))
         assert runtime.now() >= at
+    stream.close()
+    theirs.close()
+
+
+@contextmanager
+def signalled(number: signal.Signals) -> Iterator[None]:
+    """Inside, this thread gets a signal as soon as it waits in a system call."""
+    me = threading.current_thread()
+    assert me.ident is not None
+
+    def run(ident: int = me.ident) -> None:
+        until_it_waits(me)
+        signal.pthread_kill(ident, number)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    thread.join()
+
+
+def test_interrupted_blocking_stream_can_be_used_and_closed() -> None:
+    stream, theirs = socket_pair(blocking_runtime())
+    descriptor = stream.extra(SOCKET).fileno()
+    with signalled(signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        drive(stream.receive(10, INFINITY))
+    theirs.sendall(b"still usable")
+    assert drive(stream.receive(100, INFINITY)) == b"still usable"
+    with signalled(signal.SIGINT), pytest.raises(KeyboardInterrupt):
+        drive(stream.wait(True, False, INFINITY))
+    stream.close()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+    theirs.close()
+
+
+def test_signal_handler_may_abort_the_stream_of_its_own_thread() -> None:
+    stream, theirs = socket_pair(blocking_runtime())
+    previous = signal.signal(signal.SIGUSR1, lambda *_: stream.abort())
+    try:
+        with signalled(signal.SIGUSR1), pytest.raises(ConnectionAbortedError):
+            drive(stream.receive(10, INFINITY))
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
     stream.close()
     theirs.close()
 

@@ -183,14 +183,10 @@ class BlockingWorld(World):
         return _results(outcomes)
 
     async def settle(self) -> None:
-        # Linux says of each thread in which system call it stands. Not counted: a lock (202, futex), because that is
-        # also how a thread waits for its turn to run; so a thread must be seen there many times in a row.
-        seen = 0
-        while seen < 20:
-            threads = [one.thread for one in self._background]
-            waiting = all(thread is not None and (not thread.is_alive() or _waits(thread)) for thread in threads)
-            seen = seen + 1 if waiting else 0
-            time.sleep(0.0005)  # noqa: ASYNC251  (nothing here runs in a loop)
+        for one in self._background:
+            while one.thread is None:
+                time.sleep(0.0005)  # noqa: ASYNC251  (nothing here runs in a loop)
+            until_it_waits(one.thread)
 
     def session(self, **kwargs: Any) -> Any:
         import plugwire
@@ -198,13 +194,17 @@ class BlockingWorld(World):
         return AsyncFace(plugwire.Session(**kwargs))
 
 
-def _waits(thread: threading.Thread) -> bool:
-    """Whether the thread stands in a system call."""
-    try:
-        with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
-            return not file.read().startswith("running")
-    except OSError:  # it has just ended
-        return True
+def until_it_waits(thread: threading.Thread) -> None:
+    """Return when the thread waits in a system call, or has ended. Linux says of each thread in which call it stands;
+    because a thread that waits for its turn to run stands in one too, it must be seen in one many times in a row."""
+    seen = 0
+    while seen < 20 and thread.is_alive():
+        try:
+            with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
+                seen = 0 if file.read().startswith("running") else seen + 1
+        except OSError:  # it has just ended
+            return
+        time.sleep(0.0005)
 
 
 def _stack(thread: threading.Thread) -> str:

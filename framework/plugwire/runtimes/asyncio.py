@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from plugwire.errors import UsageError
 from plugwire.protocols import Waiter
-from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream
+from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream, clock_of
 from plugwire.runtimes.base import SocketRuntime, report
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import aborted, too_late
@@ -156,6 +156,7 @@ class AsyncioRuntime(SocketRuntime):
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
+        self._clock: Callable[[], float] | None = None
         self._shared = memoryview(bytearray(RECEIVE_BUFFER))
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -170,6 +171,7 @@ class AsyncioRuntime(SocketRuntime):
                 raise UsageError("this session belongs to another event loop: that of its first await")
             self._loop = loop
             self._thread = get_ident()
+            self._clock = clock_of(loop)
         return loop
 
     def is_in_task(self) -> bool:
@@ -186,7 +188,9 @@ class AsyncioRuntime(SocketRuntime):
                 pass
 
     def now(self) -> float:
-        return (self._loop or self.loop()).time()
+        if self._clock is None:
+            self._clock = clock_of(self.loop())
+        return self._clock()
 
     async def sleep(self, seconds: float, at: float) -> None:
         if self.loop().time() + seconds > at:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, SOCKET, Address, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from plugwire.protocols import Buffer, Extra
 
@@ -44,6 +44,15 @@ def too_late() -> TimeoutError:
     return TimeoutError("the point in time has passed")
 
 
+def total(data: Buffer | Sequence[Buffer]) -> int:
+    """The number of bytes in one buffer or several."""
+    if isinstance(data, (bytes, bytearray)):
+        return len(data)
+    if isinstance(data, memoryview):
+        return data.nbytes
+    return sum(map(total, data))
+
+
 def views(data: Buffer | Sequence[Buffer]) -> list[memoryview]:
     """The non-empty buffers of `data` as views of single bytes."""
     pieces: Iterable[Any] = (data,) if isinstance(data, (bytes, bytearray, memoryview)) else data
@@ -61,7 +70,9 @@ def address_of(name: Any, family: int) -> Address | str | None:
 
 
 class SocketStream(Stream):
-    """A connected stream socket. Subclasses add the waiting of their world."""
+    """A connected stream socket. Subclasses add the waiting of their world, and its clock as `_now`."""
+
+    _now: Callable[[], float]
 
     def __init__(self, sock: socket.socket) -> None:
         self._is_over = False  # closed or aborted on this side
@@ -107,19 +118,24 @@ class SocketStream(Stream):
     def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
         if self._is_over:
             raise aborted()
-        if not self._unsent and isinstance(data, bytes):
-            size = len(data)
-            if not size:
-                return
-            try:
-                gone = self._sock.send(data, QUIET_NOW)
-            except BlockingIOError:
-                gone = 0
-            if gone < size:
-                self._keep([memoryview(data)[gone:]])
+        if self._unsent:
+            self._keep(views(data))
+            self._flush()
             return
-        self._keep(views(data))
-        self._flush()
+        try:
+            if isinstance(data, bytes):
+                gone = self._sock.send(data, QUIET_NOW) if data else 0
+            elif isinstance(data, (list, tuple)) and 0 < len(data) <= IOV_MAX:
+                gone = self._sock.sendmsg(data, (), QUIET_NOW)
+            else:
+                self._keep(views(data))
+                self._flush()
+                return
+        except BlockingIOError:
+            gone = 0
+        if gone < total(data):
+            self._keep(views(data))
+            self._forget(gone)
 
     def _keep(self, pieces: Iterable[memoryview]) -> None:
         for piece in pieces:
@@ -153,15 +169,16 @@ class SocketStream(Stream):
             gone -= size
 
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
-        if self._is_over:
-            raise aborted()
-        pieces = views(data)
-        size = sum(map(len, pieces))
+        if self._now() >= at:
+            raise aborted() if self._is_over else too_late()
         if stop_if_readable and self.is_readable():
             # The peer may have answered already, while each piece of an upload still fits into the socket's buffer.
-            self._keep(pieces)
+            if self._is_over:
+                raise aborted()
+            self._keep(views(data))
             return 0
-        self.write_now(pieces)
+        self.write_now(data)
+        size = total(data)
         while self._unsent:
             await self.wait(stop_if_readable, True, at)
             if stop_if_readable and self.is_readable():
