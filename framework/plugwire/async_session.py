@@ -52,8 +52,8 @@ class AsyncSession(SessionBase):
         return await view.engine.run(request, call)
 
     def stream(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> AsyncStreaming:
-        """`async with session.stream("GET", url) as response:` one call whose body is left unread; leaving the `with` closes
-        the response."""
+        """`async with session.stream("GET", url) as response:` one call whose body is left unread; leaving the `with`
+        closes the response."""
         return AsyncStreaming(self._view, self._bound, method, url, options)
 
     async def send(self, request: Request, **options: Unpack[CallOptions]) -> AsyncResponse:
@@ -100,8 +100,8 @@ class AsyncSession(SessionBase):
         return await self.request("DELETE", url, **options)
 
     async def close(self) -> None:
-        """Close every response, connection and plugin, whatever state they are in. Idempotent; works from any task of the
-        loop: whoever waits gets `SessionClosed`. Of a derived session it does nothing."""
+        """Close every response, connection and plugin, whatever state they are in. Idempotent; works from any task of
+        the loop: whoever waits gets `SessionClosed`. Of a derived session it does nothing."""
         if not self._is_derived:
             await self._engine.close()
 
@@ -123,9 +123,7 @@ class AsyncSession(SessionBase):
 class AsyncStreaming:
     """What `session.stream(...)` gives: sends when entered, closes the response when left."""
 
-    def __init__(
-        self, view: View, bind: Callable[[], View], method: str, url: URL | str, options: CallOptions
-    ) -> None:
+    def __init__(self, view: View, bind: Callable[[], View], method: str, url: URL | str, options: CallOptions) -> None:
         self._bind = bind
         self._request = view.request(method, url, options)
         self._options = options

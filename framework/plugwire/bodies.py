@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json as _json
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from plugwire.errors import NotReplayable, UsageError
@@ -90,7 +91,12 @@ EMPTY = BytesSource(b"")
 
 
 class FileSource:
-    """A binary file, from where it stands. Read in a worker thread where the world has an event loop."""
+    """A binary file, from where it stands. Read in a worker thread where the world has an event loop; a file whose
+    `read` is `async` (anyio, trio) is awaited, and sent once.
+
+    Raises:
+        UsageError: it is a text file, or closed.
+    """
 
     content = None
 
@@ -100,7 +106,12 @@ class FileSource:
         self.length: int | None = None
         self.is_replayable = False
         self._opened = False
+        self._is_async = iscoroutinefunction(file.read)
+        if self._is_async:
+            return
         try:
+            if isinstance(cast("object", file.read(0)), str):
+                raise UsageError("the request's body is a text file: open it with 'rb'")
             if file.seekable():  # type: ignore[attr-defined]  # asked of any file-like, and excused if it is not there
                 self._start = file.tell()  # type: ignore[attr-defined]  # the same
                 self.length = file.seek(0, 2) - self._start  # type: ignore[attr-defined]  # the same
@@ -108,6 +119,8 @@ class FileSource:
                 self.is_replayable = True
         except (AttributeError, OSError):
             self.length, self.is_replayable = None, False
+        except ValueError as error:
+            raise UsageError(f"the request's body is a file that cannot be read: {error}") from error
 
     def open(self, call: Call) -> Body:
         if self._opened and not self.is_replayable:
@@ -115,12 +128,13 @@ class FileSource:
         if self.is_replayable:
             self._file.seek(self._start)  # type: ignore[attr-defined]  # is_replayable says that it is there
         self._opened = True
-        return _FileBody(self._file, self.length, call)
+        return _FileBody(self._file, self.length, call, is_async=self._is_async)
 
 
 class _FileBody(Body):
-    def __init__(self, file: BinaryFile, length: int | None, call: Call) -> None:
-        self._file = file
+    def __init__(self, file: BinaryFile, length: int | None, call: Call, *, is_async: bool) -> None:
+        self._file: Any = file
+        self._is_async = is_async
         self._left = length
         self._runtime = call.runtime
         self.length = length
@@ -130,9 +144,13 @@ class _FileBody(Body):
         size = max_bytes if self._left is None else min(max_bytes, self._left)
         if size == 0:
             return b""
-        data: bytes | str = await self._runtime.run_blocking(self._file.read, size)
-        if not isinstance(data, bytes):
-            raise UsageError(f"the request's body is a file whose read() gave {type(data).__name__}: open it with 'rb'")
+        if self._is_async:
+            came: object = await self._file.read(size)
+        else:
+            came = await self._runtime.run_blocking(self._file.read, size)
+        if not isinstance(came, (bytes, bytearray, memoryview)):
+            raise UsageError(f"the request's body is a file whose read() gave {type(came).__name__}, not bytes")
+        data = as_bytes(cast("bytes", came))
         if self._left is not None:
             self._left -= len(data)
         return data
@@ -157,7 +175,8 @@ class IterableSource:
         if isinstance(pieces, AsyncIterable):
             return PiecesBody(None, aiter(cast("AsyncIterable[Piece]", pieces)))
         if isinstance(pieces, (bytes, bytearray, memoryview, str)):
-            return PiecesBody(iter((as_bytes(pieces),)), None)  # pyright: ignore[reportUnknownArgumentType]  # any memoryview
+            whole: Any = pieces
+            return PiecesBody(iter((as_bytes(whole),)), None)
         return PiecesBody(iter(cast("Iterable[Piece]", pieces)), None)
 
 
@@ -219,6 +238,10 @@ def make_source(content: SourceTypes) -> Source:
         return content
     if isinstance(content, BinaryFile):
         return FileSource(content)
+    try:
+        return BytesSource(bytes(memoryview(cast("bytes", content))))  # array.array and other buffers
+    except TypeError:
+        pass
     if isinstance(content, Mapping):
         raise UsageError("content= is a mapping: form fields go into data=, a JSON document into json=")
     if isinstance(content, AsyncIterable):
@@ -271,7 +294,8 @@ def encode_json(value: object) -> bytes:
 
 
 def encode_form(data: object) -> bytes:
-    """Form fields, url-encoded (WHATWG URL, 5.2). A list as a value gives the field several times; None leaves it out."""
+    """Form fields, url-encoded (WHATWG URL, 5.2). A list as a value gives the field several times; None leaves the
+    field out."""
     from urllib.parse import urlencode
 
     if isinstance(data, (str, bytes)):

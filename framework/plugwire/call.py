@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from plugwire.messages import AsyncResponse, Request
 from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -54,7 +53,7 @@ class Scope:
         self.is_aborted = False
 
     def add(self, member: Abortable) -> None:
-        """`member` begins to wait. Held weakly: a response that is dropped must not live on in the scope of its call."""
+        """`member` begins to wait. Held weakly: a response that is dropped must not live on in its scope."""
         self._members.add(ref(member))
         if self.is_aborted:
             member.abort()

@@ -5,11 +5,16 @@ it, in order, and why each other one does not. `Connecting` is what a transport'
 `secure`, `speak` and `open` ask the transports *below the caller*, so that a proxy can dial through
 `connecting.dial(route.to_proxy())` and a wrapper can dial below itself and wrap the result.
 
+A URL with a scheme of its own, `session.get("mem://host/")`, is the business of the transport of that name, which is
+looked for among the installed packages. Only the URL that the program itself gave begins such a search: a scheme that
+arrives in a redirect never loads code.
+
 Phase and blame are added here: streams and transports raise `OSError` kinds, this file turns them into our errors.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
 
 from plugwire.errors import (
@@ -24,8 +29,17 @@ from plugwire.errors import (
 )
 from plugwire.events import TLS as TLSStep
 from plugwire.events import Resolve
-from plugwire.protocols import EVERYTHING, TLS, Address, Connection
-from plugwire.registry import DEFAULT_TRANSPORTS, find_transport, roles_of, shipped_transport
+from plugwire.protocols import EVERYTHING, TLS, Address, Connection, Stream
+from plugwire.registry import (
+    DEFAULT_TRANSPORTS,
+    ROLES,
+    SHIPPED_TRANSPORTS,
+    entry_points,
+    find_transport,
+    roles_of,
+    shipped_transport,
+    worlds_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -33,11 +47,18 @@ if TYPE_CHECKING:
     from plugwire.call import Call, Scope
     from plugwire.config import Limits
     from plugwire.errors import Phase
-    from plugwire.protocols import Dialler, Resolver, Runtime, Securer, Speaker, Stream, Transport, Whole
+    from plugwire.protocols import Dialler, Resolver, Runtime, Securer, Speaker, Transport, Whole
     from plugwire.route import Route
     from plugwire.timeouts import Deadline
 
 T = TypeVar("T")
+
+_ANSWERS: Final[Mapping[str, type]] = {
+    "dialler": Stream,
+    "securer": Stream,
+    "speaker": Connection,
+    "whole": Connection,
+}
 
 _ROLE_OF_FIELD: Final[Mapping[str, str]] = {
     "proxy": "dialler",
@@ -45,6 +66,10 @@ _ROLE_OF_FIELD: Final[Mapping[str, str]] = {
     "path": "dialler",
     "http_versions": "speaker",
 }
+
+
+OUR_SCHEMES: Final = frozenset({"http", "https", "ws", "wss", "http+unix", "https+unix"})
+"""What the shipped diallers know. Whatever else a scheme may mean, it is not HTTP over TCP in the clear."""
 
 
 class Plan(NamedTuple):
@@ -62,6 +87,8 @@ class Connector:
             raise UsageError(f"transports={given!r}: a list of objects and names")
         self._given = [find_transport(item) for item in given]
         self._shipped: dict[str, Transport] = {}
+        self._installed: dict[str, Transport] = {}  # by the scheme they were found for
+        self._finding = threading.Lock()
         self._plans: dict[Route, Plan] = {}
         names: set[str] = set()
         for transport in self._given:
@@ -82,12 +109,26 @@ class Connector:
     def check_world(self, world: str) -> None:
         """Refuse transports that do not work in this world."""
         for transport in self._given:
-            allowed = getattr(transport, "worlds", None)
-            if allowed is not None and world not in allowed:
-                raise PluginError(
-                    f"the transport {transport.name} works in {', '.join(sorted(allowed))} only, not in {world}",
-                    transport.name,
-                )
+            _check_world(transport, world)
+
+    def find(self, scheme: str, world: str) -> None:
+        """Look for the transport that a scheme of its own names, among the installed ones; for a URL that the program
+        itself gave. Finds it or not: what is missing, the plan's reasons tell.
+
+        Raises:
+            PluginError: there is one, and it cannot be loaded, or does not work in this world.
+        """
+        if scheme in OUR_SCHEMES or scheme in self._installed or scheme in SHIPPED_TRANSPORTS:
+            return
+        with self._finding:
+            if any(transport.name == scheme for transport in self.all) or scheme not in entry_points(
+                "plugwire.transports"
+            ):
+                return
+            transport = find_transport(scheme)
+            _check_world(transport, world)
+            self._installed[scheme] = transport
+            self._plans.clear()
 
     def of_role(self, role: str) -> list[Transport]:
         """All transports that play a role, in the order in which they are asked."""
@@ -97,12 +138,14 @@ class Connector:
                 if name not in self._shipped:
                     self._shipped[name] = shipped_transport(name)
                 found.append(self._shipped[name])
+        # Last, so that the places of the others stay as they are for those who are asking just now.
+        found.extend(transport for transport in self._installed.values() if role in roles_of(transport))
         return found
 
     @property
     def all(self) -> list[Transport]:
-        """The user's transports, and the shipped ones that were needed so far."""
-        return [*self._given, *self._shipped.values()]
+        """The user's transports, the shipped ones that were needed so far, and those found by a URL's scheme."""
+        return [*self._given, *self._shipped.values(), *self._installed.values()]
 
     def plan(self, route: Route) -> Plan:
         """Who takes the route, asked once for each route."""
@@ -121,13 +164,24 @@ class Connector:
         for role in roles:
             taking: list[Transport] = []
             for transport in self.of_role(role):
-                reason = transport.refuse(route) or _dishonoured(transport, role, route, role_of)
+                reason = self._misplaced(transport, role, route) or _refusal(transport, route)
+                reason = reason or _dishonoured(transport, role, route, role_of)
                 if reason is None:
                     taking.append(transport)
                 else:
                     reasons[transport.name] = reason
             takes[role] = tuple(taking)
+        if route.scheme not in OUR_SCHEMES and route.scheme not in {transport.name for transport in self.all}:
+            reasons[route.scheme] = "no transport of this name is given or installed for URLs of this scheme"
         return Plan(takes, reasons)
+
+    def _misplaced(self, transport: Transport, role: str, route: Route) -> str | None:
+        """Why this transport is not even asked."""
+        if role == "dialler" and route.scheme not in OUR_SCHEMES and transport is self._shipped.get(transport.name):
+            return f"does not know the scheme {route.scheme}"
+        if transport in self._installed.values() and transport is not self._installed.get(route.scheme):
+            return "was found by the scheme of another URL, and is for that scheme only"
+        return None
 
     def _role_of(self, demand: str, roles: list[str]) -> str:
         """The role that a demand concerns. Of one that is not ours: a role in which somebody honours it."""
@@ -158,9 +212,11 @@ class Connector:
             ResolveError, ConnectError, TLSError, CertificateError, ProxyError: it failed.
             ConnectTimeout, HeadTimeout, TotalTimeout: it took too long.
         """
+        if route.scheme == call.origin.scheme:
+            self.find(route.scheme, call.runtime.name)
         self.check(route)
         deadline = call.deadline.earlier(call.timeout.connect, "connect")
-        connecting = Connecting(self, call, deadline, limits, changed, {})
+        connecting = Connecting(self, call, deadline, limits, changed, {}, {})
         started = call.runtime.now()
         try:
             connection = await connecting.connect(route)
@@ -170,6 +226,27 @@ class Connector:
             raise deadline.error("dial") from error
         call.setup = call.runtime.now() - started
         return connection
+
+
+def _check_world(transport: Transport, world: str) -> None:
+    allowed = worlds_of(transport, transport.name)
+    if allowed is not None and world not in allowed:
+        raise PluginError(
+            f"the transport {transport.name} works in {', '.join(sorted(allowed))} only, not in {world}",
+            transport.name,
+        )
+
+
+def _refusal(transport: Transport, route: Route) -> str | None:
+    """What the transport itself says."""
+    try:
+        return transport.refuse(route)
+    except Error:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the transport {transport.name} raised {type(error).__name__} in refuse(): {error}", transport.name
+        ) from error
 
 
 def _dishonoured(transport: Transport, role: str, route: Route, role_of: Mapping[str, str]) -> str | None:
@@ -203,9 +280,13 @@ class Connecting:
         limits: Limits,
         changed: Callable[[Connection], None],
         asked: Mapping[str, int],
+        refusals: dict[str, str],
+        route: Route | None = None,
     ) -> None:
         self._connector = connector
         self._asked = asked
+        self._refusals = refusals  # what was said on the way to this connection
+        self._route = route
         self.call = call
         self.runtime: Runtime = call.runtime
         self.deadline = deadline
@@ -215,12 +296,9 @@ class Connecting:
 
     async def connect(self, route: Route) -> Connection:
         """The whole road: by a whole transport if one takes it, else dial, secure, speak."""
-        if self._next("whole", route):
-            try:
-                return await self.open(route)
-            except Refused:
-                if not self._connector.plan(route).takes["dialler"]:
-                    raise
+        connection = await self._opened(route)
+        if connection is not None:
+            return connection
         stream = await self.dial(route)
         try:
             if route.is_secure:
@@ -237,13 +315,13 @@ class Connecting:
             return await resolver.resolve(host, port, connecting)
 
         with self.call.step(Resolve, host=host, port=port) as step:
-            found = await self._ask(
-                "resolver", None, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
+            found: Sequence[Address] = await self._ask(
+                "resolver", self._route, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
             )
             if not found:
                 raise ResolveError(f"{host} cannot be resolved: no address").at("resolve")
             step.note(addresses=tuple(found))
-        return cast("Sequence[Address]", found)
+        return found
 
     async def dial(self, route: Route) -> Stream:
         """A stream, by the diallers below."""
@@ -284,11 +362,19 @@ class Connecting:
 
     async def open(self, route: Route) -> Connection:
         """A connection, by the whole transports below."""
+        connection = await self._opened(route)
+        if connection is None:
+            raise self._no_transport("whole", route, "dial", str(route))
+        return connection
+
+    async def _opened(self, route: Route) -> Connection | None:
+        """The same; None if all refuse."""
 
         async def ask(whole: Whole, connecting: Connecting) -> Connection:
             return await whole.open(route, connecting)
 
-        return await self._ask("whole", route, cast("Any", ask), "dial", ConnectError, f"{route} cannot be reached")
+        what = f"{route} cannot be reached"
+        return await self._first("whole", route, cast("Any", ask), "dial", ConnectError, what)
 
     # -- how each of them asks
 
@@ -301,12 +387,12 @@ class Connecting:
         taking = self._connector.plan(route).takes.get(role, ())
         return [transport for transport in all_of_role[begin:] if transport in taking]
 
-    def _below(self, role: str, transport: Transport) -> Connecting:
+    def _below(self, role: str, transport: Transport, route: Route | None) -> Connecting:
         place = self._connector.of_role(role).index(transport) + 1
-        below = type(self)(
-            self._connector, self.call, self.deadline, self.limits, self.changed, {**self._asked, role: place}
+        asked = {**self._asked, role: place}
+        return type(self)(
+            self._connector, self.call, self.deadline, self.limits, self.changed, asked, self._refusals, route
         )
-        return below
 
     async def _ask(
         self,
@@ -317,15 +403,30 @@ class Connecting:
         kind: type[Error],
         what: str,
     ) -> T:
-        """The first transport that does not refuse answers; its errors get phase and blame."""
-        reasons = dict(self._connector.plan(route).reasons) if route is not None else {}
+        """The first transport that does not refuse answers."""
+        answer = await self._first(role, route, ask, phase, kind, what)
+        if answer is None:
+            raise self._no_transport(role, route, phase, what)
+        return answer
+
+    async def _first(
+        self,
+        role: str,
+        route: Route | None,
+        ask: Callable[[Transport, Connecting], Awaitable[T]],
+        phase: Phase,
+        kind: type[Error],
+        what: str,
+    ) -> T | None:
+        """The same; None if all refuse. Errors get phase and blame."""
         for transport in self._next(role, route):
             try:
-                return await ask(transport, self._below(role, transport))
+                answer = await ask(transport, self._below(role, transport, route))
             except Refused as refusal:
-                reasons[transport.name] = refusal.reason
+                self._refusals[transport.name] = refusal.reason
             except Error as error:
-                raise error.at(phase)
+                error.at(phase)
+                raise
             except TimeoutError as error:
                 self.call.check()
                 raise self.deadline.error(phase) from error
@@ -336,7 +437,19 @@ class Connecting:
                 raise PluginError(
                     f"the transport {transport.name} raised {type(error).__name__}: {error}", transport.name
                 ).at(phase) from error
-        raise NoTransport(f"no {role} takes {route or what}:", reasons).at(phase)
+            else:
+                wanted = _ANSWERS.get(role)
+                if wanted is not None and not isinstance(answer, wanted):
+                    raise PluginError(
+                        f"{transport.name}.{ROLES[role]} returned {type(answer).__name__}, not a {wanted.__name__}",
+                        transport.name,
+                    ).at(phase)
+                return answer
+        return None
+
+    def _no_transport(self, role: str, route: Route | None, phase: Phase, what: str) -> NoTransport:
+        reasons = self._connector.plan(route).reasons if route is not None else {}
+        return NoTransport(f"no {role} takes {route or what}:", {**reasons, **self._refusals}).at(phase)
 
     def _spoken(self, route: Route) -> Route:
         """The route with the versions that some speaker speaks: no other may be offered by ALPN, for the peer might

@@ -216,7 +216,7 @@ class Engine:
         return attempt
 
     async def _exchange(self, request: Request, call: Call) -> AsyncResponse:
-        """The wire: find a connection, send, receive the head. Replays once what a reused connection lost unanswered."""
+        """The wire: find a connection, send, receive the head. Replays once what a reused connection lost."""
         if interceptors:
             # By a slice: another thread may take the last one out between two looks.
             for interceptor in interceptors[-1:]:

@@ -4,7 +4,8 @@ Steps come in pairs: an event with `edge` STARTED is followed by exactly one of 
 (then `error` is set). The nesting:
 
     CallStep > ( Attempt | Redirect | Retry | Cache )*
-    Attempt  > PoolWait? ( Resolve? Connect* Tunnel? TLS? )? Send > Data(sent)* . Informational* . Head . Receive > Data(received)*
+    Attempt  > PoolWait? ( Resolve? Connect* Tunnel? TLS? )?
+               Send > Data(sent)* . Informational* . Head . Receive > Data(received)*
     without a call: Open, Close
 
 When the pool replays a request on a new connection, it starts again at PoolWait within the same Attempt. Redirect,

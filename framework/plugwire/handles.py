@@ -6,19 +6,19 @@
         response = request.send()                                 # the body is unread
         size = response.readinto(buffer)
 
-Push-style upload: `request.begin()`, `request.write(data)` as often as you like, `response = request.end()`. It needs no
-thread and no task: the chain of plugins is stepped until it asks for bytes (`drive.Stepper`).
+Push-style upload: `request.begin()`, `request.write(data)` as often as you like, `response = request.end()`. It needs
+no thread and no task: the chain of plugins is stepped until it asks for bytes (`drive.Stepper`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self, Unpack
+import warnings
+from typing import TYPE_CHECKING, Literal, Self, Unpack
 
 from plugwire.drive import Stepper, ask_for_bytes, drive
-from plugwire.errors import NotReplayable, UsageError
+from plugwire.errors import Busy, NotReplayable, UsageError
 from plugwire.messages import AsyncResponse, Request, Response
 from plugwire.protocols import Body
-from plugwire.url import URL
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from plugwire.engine import Lease
     from plugwire.headers import Headers
     from plugwire.protocols import Buffer, ConnectionInfo
+    from plugwire.url import URL
     from plugwire.view import View
 
 
@@ -76,6 +77,8 @@ class AsyncRequestHandle:
         self._view = view
         self._options = options
         self._pushing: Stepper[AsyncResponse] | None = None
+        self._left: int | None = None  # of the length that was announced
+        self._over = ""  # why nothing can be written any more
         self._is_sent = False
 
     @property
@@ -111,38 +114,66 @@ class AsyncRequestHandle:
         """
         if self.request.body.length != 0:
             raise UsageError("begin() after a body was given: a request has one body")
-        self.request.body = PushSource(length)
+        if length is not None and length < 0:
+            raise UsageError(f"begin({length}): a number of bytes, or None")
         request, call = self._begin(self.request)
+        request.body = PushSource(length)
+        self._left = length
         self._pushing = Stepper(self._view.engine.run(request, call))
-        await self._pushing.step(None)
+        await self._step(None)
 
     async def write(self, data: Buffer | str) -> int:
         """Send a piece of the body; its size. After the final response has come early, what is written is dropped:
-        `end()` gives that response."""
+        `end()` gives that response.
+
+        Raises:
+            UsageError: before `begin`, after `end`, `close` or a failure, or more than the length that was announced.
+            Error: the upload failed.
+        """
         pushing = self._stepper()
-        piece: Any = data.encode() if isinstance(data, str) else data
-        if len(piece) and not pushing.is_over:
-            await pushing.step(piece)
-        return memoryview(piece).nbytes
+        piece = memoryview(data.encode() if isinstance(data, str) else data).cast("B")
+        size = len(piece)
+        if self._left is not None:
+            if size > self._left:
+                raise UsageError(f"write() of {size} bytes, and {self._left} are left of the length given to begin()")
+            self._left -= size
+        if size and not pushing.is_over:
+            await self._step(piece)
+        return size
 
     async def end(self) -> AsyncResponse:
-        """The body is complete; the response, its body unread."""
+        """The body is complete; the response, its body unread.
+
+        Raises:
+            UsageError: before `begin`, after `end`, `close` or a failure, or less was written than was announced.
+            Error: the upload failed.
+        """
         pushing = self._stepper()
         while not pushing.is_over:
-            await pushing.step(b"")
+            await self._step(b"")
+        self._over = "end() gave the response"
         return pushing.result
 
     async def close(self) -> None:
-        """Give an unfinished upload up; the connection is closed. Idempotent."""
+        """Give an unfinished upload up, or the response that nobody took by `end`; the connection is closed.
+        Idempotent."""
         self.abort()
 
     def abort(self) -> None:
         """The same, for who cannot wait."""
-        if self._pushing is not None:
-            self._pushing.close()
+        pushing = self._pushing
+        if pushing is None or self._over:
+            return
+        self._over = "it was closed"
+        if pushing.is_over:
+            pushing.result.abort()
+        else:
+            pushing.close()
 
     def __del__(self) -> None:
-        self.abort()
+        if getattr(self, "_pushing", None) is not None and not self._over:
+            self.abort()
+            warnings.warn(f"{self!r} was dropped between begin() and end()", ResourceWarning, stacklevel=2, source=self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,8 +184,6 @@ class AsyncRequestHandle:
         self.abort()
 
     def _begin(self, request: Request) -> tuple[Request, Call]:
-        from plugwire.errors import Busy
-
         if self._is_sent:
             raise Busy("the request was sent already: open another one")
         self._is_sent = True
@@ -164,7 +193,18 @@ class AsyncRequestHandle:
     def _stepper(self) -> Stepper[AsyncResponse]:
         if self._pushing is None:
             raise UsageError("write() and end() come after begin()")
+        if self._over:
+            raise UsageError(f"nothing can be written any more: {self._over}")
         return self._pushing
+
+    async def _step(self, data: Buffer | None) -> None:
+        """One piece of the road; if it fails, the upload has failed."""
+        pushing = self._stepper()
+        try:
+            await pushing.step(data)
+        except BaseException as error:
+            self._over = f"the upload failed: {error!r}"
+            raise
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.request.method} {self.request.url}>"
@@ -342,6 +382,9 @@ def opened(view: View, method: str, base: URL, target: str, options: CallOptions
     if special:
         request = view.request(method, base, options)
         request.target = target
+        if method == "CONNECT":
+            # Host repeats the authority of the target (RFC 9112, 3.2).
+            request.headers.add("Host", target, mode="if_new")
     else:
         request = view.request(method, base.join(target), options)
     return view, request, options

@@ -71,10 +71,13 @@ def hookimpl(function: F | None = None, /, *, stage: str | None = None) -> F | C
     Raises:
         UsageError: there is no such stage.
     """
-    if stage is not None and stage not in {known.word for known in Stage}:
-        raise UsageError(f"stage={stage!r}: one of {', '.join(known.word for known in Stage)}")
+    if function is not None and not callable(function):
+        raise UsageError(f"hookimpl({function!r}): the stage is a keyword, @hookimpl(stage={function!r})")
 
     def mark(marked: F) -> F:
+        if stage is not None and stage not in {known.word for known in Stage}:
+            where = getattr(marked, "__qualname__", repr(marked))
+            raise UsageError(f"{where}: stage={stage!r} is none of {', '.join(known.word for known in Stage)}")
         # The attribute that pluggy looks for; set here, so that importing plugwire does not import pluggy.
         options = {
             "wrapper": False,
@@ -104,22 +107,23 @@ class Hooks:
     """The hooks. Never instantiated for use: pluggy reads the signatures from here."""
 
     @_hookspec
-    async def around_call(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:  # type: ignore[empty-body]  # a specification
+    async def around_call(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:  # type: ignore[empty-body]  # spec
         """Around the user's whole operation, once for each call; stage `call` unless it says another of the call tier.
 
         Sees the request as the user wrote it. May run `call_next` again. What it raises, the user gets.
         """
 
     @_hookspec
-    async def around_send(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:  # type: ignore[empty-body]  # a specification
+    async def around_send(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:  # type: ignore[empty-body]  # spec
         """Around each attempt on the wire; stage `attempt` unless it says another of the send tier.
 
         Sees the request as it goes out: the session's headers, Host and Content-Length are there. From here inwards the
-        origin is fixed. May answer without `call_next`. What it raises fails the attempt; a retry policy may look at it.
+        origin is fixed. May answer without `call_next`. What it raises fails the attempt; a retry policy may look at
+        it.
         """
 
     @_hookspec
-    def around_read(self, response: AsyncResponse, body: Body, call: Call) -> Body:  # type: ignore[empty-body]  # a specification
+    def around_read(self, response: AsyncResponse, body: Body, call: Call) -> Body:  # type: ignore[empty-body]  # spec
         """Once for each response that passes its stage (`call` unless it says another); returns the body to read in
         place of `body`, or `body` itself.
 

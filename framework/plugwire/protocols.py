@@ -282,11 +282,11 @@ class Body(ABC):
         buffer[: len(data)] = data
         return len(data)
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027  (a body in memory has nothing to close)
         """Be done with it. Before the end: what is left is read and dropped if it is little, so that the connection
         can be used again; otherwise the connection is closed. Idempotent; never raises for what the peer does."""
 
-    def abort(self) -> None:
+    def abort(self) -> None:  # noqa: B027  (the same)
         """Be done at once: whoever reads is woken with an error, the connection is dropped. May be called from
         another thread in the blocking world, from the loop's thread elsewhere."""
 

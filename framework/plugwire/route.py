@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from plugwire.config import Proxy, TLSConfig
 from plugwire.errors import UsageError
-from plugwire.url import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from plugwire.url import Origin
 
 HTTP_VERSIONS = ("h2", "http/1.1")
 """The versions that are allowed by default, best first, as ALPN names them."""
