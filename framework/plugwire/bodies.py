@@ -110,8 +110,12 @@ class FileSource:
         if self._is_async:
             return
         try:
-            if isinstance(cast("object", file.read(0)), str):
-                raise UsageError("the request's body is a text file: open it with 'rb'")
+            probe: object = file.read(0)
+        except (OSError, ValueError) as error:  # closed, or open for writing only
+            raise UsageError(f"the request's body is a file that cannot be read: {error}") from error
+        if isinstance(probe, str):
+            raise UsageError("the request's body is a text file: open it with 'rb'")
+        try:
             if file.seekable():  # type: ignore[attr-defined]  # asked of any file-like, and excused if it is not there
                 self._start = file.tell()  # type: ignore[attr-defined]  # the same
                 self.length = file.seek(0, 2) - self._start  # type: ignore[attr-defined]  # the same
@@ -119,8 +123,6 @@ class FileSource:
                 self.is_replayable = True
         except (AttributeError, OSError):
             self.length, self.is_replayable = None, False
-        except ValueError as error:
-            raise UsageError(f"the request's body is a file that cannot be read: {error}") from error
 
     def open(self, call: Call) -> Body:
         if self._opened and not self.is_replayable:
@@ -175,8 +177,7 @@ class IterableSource:
         if isinstance(pieces, AsyncIterable):
             return PiecesBody(None, aiter(cast("AsyncIterable[Piece]", pieces)))
         if isinstance(pieces, (bytes, bytearray, memoryview, str)):
-            whole: Any = pieces
-            return PiecesBody(iter((as_bytes(whole),)), None)
+            return PiecesBody(iter((as_bytes(_untyped(pieces)),)), None)
         return PiecesBody(iter(cast("Iterable[Piece]", pieces)), None)
 
 
@@ -245,10 +246,10 @@ def make_source(content: SourceTypes) -> Source:
     if isinstance(content, Mapping):
         raise UsageError("content= is a mapping: form fields go into data=, a JSON document into json=")
     if isinstance(content, AsyncIterable):
-        waiting: AsyncIterable[Any] = content
+        waiting: AsyncIterable[Any] = _untyped(content)
         return IterableSource(waiting, is_replayable=aiter(waiting) is not waiting)
     if isinstance(content, Iterable):
-        plain: Iterable[Any] = content
+        plain: Iterable[Any] = _untyped(content)
         return IterableSource(plain, is_replayable=iter(plain) is not plain)
     if callable(content):
         return IterableSource(content, is_replayable=True)
@@ -312,10 +313,15 @@ def encode_form(data: object) -> bytes:
 
 
 def _form_values(value: Any) -> Iterable[Any]:
-    return value if isinstance(value, (list, tuple)) else (value,)
+    return _untyped(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 def _form_value(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
+    return value
+
+
+def _untyped(value: object) -> Any:
+    """The value, of which `isinstance` has told no more than that it is a container of something."""
     return value
