@@ -2,8 +2,8 @@
 
 How it works. Every decision is one step of `Table`: synchronous, over plain data, without any I/O, under one
 `threading.Lock` in every world. A step returns what is to be done (use this connection, dial in this place, wait; close
-these), and `Pool` does it afterwards, outside of the lock. Each step costs the same however many connections and waiters
-there are (a heap of origins apart, of which a step touches one path).
+these), and `Pool` does it afterwards, outside of the lock. Each step costs the same however many connections and
+waiters there are (a heap of origins apart, of which a step touches one path).
 
 Rules that hold; each was found by a failing run without it:
 
@@ -14,10 +14,16 @@ Rules that hold; each was found by a failing run without it:
 2. A waiter is waiting, granted or gone; it changes under the lock only. What was granted lies in the waiter, which the
    table then forgets: a granted waiter that is lost loses its slot, and rule 1 applies. On any exception a waiter
    passes on what it was granted.
-3. In a step, counters change before containers: an interrupt in between then loses an idle connection and never a place.
-4. No newcomer overtakes a waiter of its origin. As long as an origin has waiters, it has no idle connection.
-5. FIFO within an origin. Between origins that only lack a place in the total: by the age of their oldest waiter; an idle
-   or returned connection of another origin is closed for it.
+3. In a step, counters change before containers: an interrupt in between then loses an idle connection and never a
+place. 4. No newcomer overtakes a waiter of its origin. As long as an origin has waiters, it has no idle connection.
+5. FIFO within an origin. Between origins that only lack a place in the total: by the age of their oldest waiter; an
+idle
+   or returned connection of another origin is closed for it. Otherwise a busy origin, whose waiters pass each other
+   every connection, would starve all others.
+6. A route and an origin are known as long as a place or a waiter is theirs, and not longer: with two records of one
+   origin, its limit would count twice and its waiters wait where nobody looks. So in a step the new place is counted
+   before an old one is given up for it.
+7. A connection whose session was closed meanwhile is closed when it comes back.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from collections import OrderedDict, deque
 from enum import Enum
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 from plugwire.errors import SessionClosed
 
@@ -75,13 +81,14 @@ class OriginPlaces:
 
 
 class Lane:
-    """One route: its idle connections, the newest last."""
+    """One route: its idle connections, the newest last; how many places and waiters are its own."""
 
-    __slots__ = ("idle", "places", "route")
+    __slots__ = ("idle", "places", "route", "users")
 
     def __init__(self, route: Route, places: OriginPlaces) -> None:
         self.route = route
         self.places = places
+        self.users = 0
         self.idle: OrderedDict[Slot, None] = OrderedDict()
 
 
@@ -94,14 +101,16 @@ class TicketState(Enum):
 
 
 class Ticket:
-    """One who waits. What it was granted lies in `slot`: with a connection in it, that is to be used; without, dial."""
+    """One who waits. What it was granted lies in `slot`: with a connection in it, that is to be used; without, dial.
+    Who wants a fresh one is never granted a connection."""
 
-    __slots__ = ("__weakref__", "lane", "number", "slot", "state", "waiter")
+    __slots__ = ("__weakref__", "is_fresh", "lane", "number", "slot", "state", "waiter")
 
-    def __init__(self, lane: Lane, number: int, waiter: Waiter) -> None:
+    def __init__(self, lane: Lane, number: int, waiter: Waiter, is_fresh: bool) -> None:
         self.lane = lane
         self.number = number
         self.waiter = waiter
+        self.is_fresh = is_fresh
         self.state = TicketState.WAITING
         self.slot: Slot | None = None
 
@@ -131,6 +140,7 @@ class Table:
         self.idle: OrderedDict[Slot, None] = OrderedDict()
         self.lost: deque[Lane] = deque()
         self.waiting = 0
+        self.why_closed: str | None = None
         self.lose: Callable[[Lane], None] = self.lost.append
         self._ready: list[tuple[int, Origin]] = []
         self._numbers = count()
@@ -140,53 +150,61 @@ class Table:
     # -- steps
 
     def ask(self, route: Route, now: float, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Outcome:
-        """Somebody needs a connection for `route`. With `fresh` it must be a new one, and idle ones make room for it."""
-        lane = self.lanes.get(route) or self._lane(route)
+        """Somebody needs a connection for `route`. `fresh`: a new one, for which idle ones make room."""
         self.expire(now)
+        lane = self.lanes.get(route) or self._lane(route)
         places = lane.places
         if not places.waiters:
             if lane.idle and not fresh:
-                slot, _ = lane.idle.popitem()
-                del places.idle[slot]
-                del self.idle[slot]
-                return self._outcome(slot)
+                slot = self._newest_idle(lane, now)
+                if slot is not None:
+                    return self._outcome(slot)
+                # All were too old, and closing the last one may have forgotten the route.
+                lane = self.lanes.get(route) or self._lane(route)
+                places = lane.places
             room = self._room(lane, now)
             if room is not None:
                 return self._outcome(room)
-        ticket = Ticket(lane, next(self._numbers), make_waiter())
+        ticket = Ticket(lane, next(self._numbers), make_waiter(), fresh)
         self.waiting += 1
+        lane.users += 1
         places.waiters[ticket] = None
         if len(places.waiters) == 1 and self._has_room_in_origin(places):
-            heapq.heappush(self._ready, (ticket.number, places.origin))
+            self._push(places)
         return self._outcome(None, ticket)
 
     def give_back(self, slot: Slot, connection: Connection, now: float) -> Outcome:
         """`connection` has no open request any more and may be used again; the slot is its own."""
-        lane = slot.lane
-        places = lane.places
-        lifetime = self.limits.max_lifetime
-        if lifetime is not None and now >= slot.made_at + lifetime:
-            self._closing.append((connection, f"older than max_lifetime={lifetime:g} s"))
-            return self.free(slot, now)
         slot.connection = connection
         slot.idle_since = now
+        if self.why_closed is not None:
+            return self._give_up(slot, self.why_closed, now)
+        lifetime = self.limits.max_lifetime
+        if lifetime is not None and now >= slot.made_at + lifetime:
+            return self._give_up(slot, f"older than max_lifetime={lifetime:g} s", now)
+        lane = slot.lane
+        places = lane.places
+        ready = self._oldest_ready() if self._ready else None
         if places.waiters:
             ticket = next(iter(places.waiters))
-            if ticket.lane is not lane:
-                # The oldest waiter of the origin needs another route: this place, but not this connection.
-                self._drop(slot, "its place was needed for another route of the same origin")
+            if ready is None or next(iter(ready.waiters)).number >= ticket.number:
+                if ticket.lane is not lane or ticket.is_fresh:
+                    # The oldest waiter of the origin needs this place, but not this connection.
+                    what = "a new connection" if ticket.lane is lane else "another route"
+                    self._drop(slot, f"its place was needed for {what} to the same origin")
+                    slot.made_at = now
+                # The waiter's use of its route becomes the place's; the place's own use of the old one ends.
                 slot.lane = ticket.lane
-                slot.made_at = now
-            self._grant(ticket, slot)
-            return self._outcome(None)
-        if self._oldest_ready() is not None:
-            self._drop(slot, "its place was needed for another origin")
-            return self.free(slot, now)
+                self._grant(ticket, slot)
+                self._leave_lane(lane)
+                return self._outcome(None)
+        if ready is not None:
+            return self._give_up(slot, "its place was needed for another origin", now)
         places.idle[slot] = None
         lane.idle[slot] = None
         self.idle[slot] = None
         if len(self.idle) > self.limits.max_idle:
-            self._evict(next(iter(self.idle)), f"more than max_idle={self.limits.max_idle}", now)
+            self._evict(next(iter(self.idle)), f"more than max_idle={self.limits.max_idle}")
         self.expire(now)
         return self._outcome(None)
 
@@ -202,13 +220,11 @@ class Table:
         """A waiter gives up, whatever state it is in; what it was granted is passed on."""
         slot, ticket.slot = ticket.slot, None
         if ticket.state is TicketState.WAITING:
-            ticket.state = TicketState.GONE
-            self.waiting -= 1
+            self._forget(ticket)
             places = ticket.lane.places
-            del places.waiters[ticket]
             if places.waiters and self._has_room_in_origin(places):
-                heapq.heappush(self._ready, (next(iter(places.waiters)).number, places.origin))
-            self._tidy(ticket.lane)
+                self._push(places)
+            self._leave_lane(ticket.lane)
         elif slot is not None:
             ticket.state = TicketState.GONE
             connection, slot.connection = slot.connection, None
@@ -233,59 +249,90 @@ class Table:
             slot = next(iter(self.idle))
             if now < slot.idle_since + timeout:
                 return
-            self._evict(slot, f"idle for idle_timeout={timeout:g} s", now)
+            self._evict(slot, f"idle for idle_timeout={timeout:g} s")
 
     def clear(self, reason: str) -> Outcome:
-        """Close every idle connection, wake every waiter: the session ends."""
+        """Close every idle connection, wake every waiter: the session ends. What comes back later is closed."""
+        self.why_closed = reason
         while self.idle:
-            slot = next(iter(self.idle))
-            self._take_out(slot)
-            self._drop(slot, reason)
-            slot.is_counted = False
-            self._uncount(slot.lane)
+            self._evict(next(iter(self.idle)), reason)
         for places in list(self.origins.values()):
             while places.waiters:
-                ticket, _ = places.waiters.popitem(last=False)
-                self.waiting -= 1
-                ticket.state = TicketState.GONE
+                ticket = next(iter(places.waiters))
+                self._forget(ticket)
                 self._woken.append(ticket.waiter)
+                self._leave_lane(ticket.lane)
         self._ready.clear()
         return self._outcome(None)
 
     # -- the parts of steps
 
     def _lane(self, route: Route) -> Lane:
+        """The record of a route; it stays if the step gives it a user."""
         places = self.origins.get(route.origin)
         if places is None:
             places = self.origins[route.origin] = OriginPlaces(route.origin)
         lane = self.lanes[route] = Lane(route, places)
         return lane
 
+    def _leave_lane(self, lane: Lane) -> None:
+        """One user less. What has none is forgotten: a crawler sees many."""
+        lane.users -= 1
+        if not lane.users:
+            self.lanes.pop(lane.route, None)
+            places = lane.places
+            if not places.count and not places.waiters:
+                self.origins.pop(places.origin, None)
+
     def _has_room_in_origin(self, places: OriginPlaces) -> bool:
         most = self.limits.max_connections_per_origin
         return most is None or places.count < most
 
+    def _newest_idle(self, lane: Lane, now: float) -> Slot | None:
+        """The route's connection that was used last, taken out; None if all have lived too long."""
+        lifetime = self.limits.max_lifetime
+        while lane.idle:
+            slot, _ = lane.idle.popitem()
+            del lane.places.idle[slot]
+            del self.idle[slot]
+            if lifetime is None or now < slot.made_at + lifetime:
+                return slot
+            self._close_idle(slot, f"older than max_lifetime={lifetime:g} s")
+        return None
+
     def _room(self, lane: Lane, now: float) -> Slot | None:
         """A new place, for which the oldest idle connection that is in the way is closed; None if there is none."""
         places = lane.places
+        in_the_way: OrderedDict[Slot, None] | None = None
+        reason = ""
         if not self._has_room_in_origin(places):
-            if not places.idle:
-                return None
-            self._evict(next(iter(places.idle)), "its place was needed for a new connection to the same origin", now)
+            in_the_way, reason = places.idle, "its place was needed for a new connection to the same origin"
         elif self.count >= self.limits.max_connections:
-            if not self.idle:
-                return None
-            self._evict(next(iter(self.idle)), "its place was needed for another origin", now)
+            in_the_way, reason = self.idle, "its place was needed for another connection"
+        if in_the_way is not None and not in_the_way:
+            return None
         self.count += 1
         places.count += 1
+        lane.users += 1
+        if in_the_way is not None:
+            self._evict(next(iter(in_the_way)), reason)
         return Slot(lane, now, self.lose)
 
     def _grant(self, ticket: Ticket, slot: Slot) -> None:
         ticket.slot = slot
         ticket.state = TicketState.GRANTED
         self.waiting -= 1
-        del ticket.lane.places.waiters[ticket]
+        places = ticket.lane.places
+        del places.waiters[ticket]
+        if places.waiters and self._has_room_in_origin(places):
+            self._push(places)
         self._woken.append(ticket.waiter)
+
+    def _forget(self, ticket: Ticket) -> None:
+        """A waiter is gone before anything was granted to it."""
+        ticket.state = TicketState.GONE
+        self.waiting -= 1
+        del ticket.lane.places.waiters[ticket]
 
     def _serve(self, now: float) -> None:
         """Give free places to waiters, the oldest first."""
@@ -296,10 +343,20 @@ class Table:
             ticket = next(iter(places.waiters))
             self.count += 1
             places.count += 1
-            self._grant(ticket, Slot(ticket.lane, now, self.lose))
             heapq.heappop(self._ready)
-            if places.waiters and self._has_room_in_origin(places):
-                heapq.heappush(self._ready, (next(iter(places.waiters)).number, places.origin))
+            self._grant(ticket, Slot(ticket.lane, now, self.lose))
+
+    def _push(self, places: OriginPlaces) -> None:
+        """The origin lacks nothing but a place in the total, as far as this step knows."""
+        ready = self._ready
+        heapq.heappush(ready, (next(iter(places.waiters)).number, places.origin))
+        if len(ready) > 4 * len(self.origins) + 64:
+            # Waiters that left below an entry that nobody serves. Rare: so many steps apart that each pays for one
+            # entry.
+            ready[:] = [
+                (next(iter(each.waiters)).number, each.origin) for each in self.origins.values() if each.waiters
+            ]
+            heapq.heapify(ready)
 
     def _oldest_ready(self) -> OriginPlaces | None:
         """The origin that lacks nothing but a place in the total and has waited longest. Entries of the heap that are
@@ -319,33 +376,31 @@ class Table:
         self.count -= 1
         places.count -= 1
         if places.waiters:
-            heapq.heappush(self._ready, (next(iter(places.waiters)).number, places.origin))
-        self._tidy(lane)
+            self._push(places)
+        self._leave_lane(lane)
 
-    def _evict(self, slot: Slot, reason: str, now: float) -> None:
-        self._take_out(slot)
+    def _evict(self, slot: Slot, reason: str) -> None:
+        """Close an idle connection, and take its place back."""
+        del self.idle[slot]
+        del slot.lane.idle[slot]
+        del slot.lane.places.idle[slot]
+        self._close_idle(slot, reason)
+
+    def _close_idle(self, slot: Slot, reason: str) -> None:
+        """The same, when it was taken out already."""
         self._drop(slot, reason)
         slot.is_counted = False
         self._uncount(slot.lane)
 
-    def _take_out(self, slot: Slot) -> None:
-        del self.idle[slot]
-        del slot.lane.idle[slot]
-        del slot.lane.places.idle[slot]
+    def _give_up(self, slot: Slot, reason: str, now: float) -> Outcome:
+        """Close a connection that just came back, and give its place to whose turn it is."""
+        self._drop(slot, reason)
+        return self.free(slot, now)
 
     def _drop(self, slot: Slot, reason: str) -> None:
         connection, slot.connection = slot.connection, None
         if connection is not None:
             self._closing.append((connection, reason))
-
-    def _tidy(self, lane: Lane) -> None:
-        """Forget a route that nobody uses: a crawler sees many."""
-        places = lane.places
-        if places.count == 0 and not places.waiters and self.origins.get(places.origin) is places:
-            del self.origins[places.origin]
-            self.lanes.pop(lane.route, None)
-        elif not lane.idle and len(self.lanes) > 4 * len(self.origins) + 64:
-            self.lanes.pop(lane.route, None)
 
     def _outcome(self, slot: Slot | None, ticket: Ticket | None = None) -> Outcome:
         if not self._closing and not self._woken:
@@ -377,16 +432,15 @@ class Pool:
         self._lock = threading.Lock()
         self._now = now
         self._closed = closed
-        self._live: dict[int, ref[Connection]] = {}
-        self._why_closed: str | None = None
+        self._live: WeakValueDictionary[int, Connection] = WeakValueDictionary()
 
     # -- the hot road
 
     def ask(self, route: Route, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Slot | Ticket:
         """A slot (use its connection, or dial in it), or a ticket to wait with."""
         with self._lock:
-            if self._why_closed is not None:
-                raise SessionClosed(self._why_closed)
+            if self._table.why_closed is not None:
+                raise SessionClosed(self._table.why_closed)
             outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh)
         if outcome.closing or outcome.woken or self._table.lost:
             self._carry_out(outcome)
@@ -396,22 +450,22 @@ class Pool:
         slot = connection.place
         if slot is None:
             return  # idle, or not in the pool yet, or given up already
-        if connection.is_closed or (connection.is_draining and connection.is_idle):
+        is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
+        if not is_over and (slot.is_leased or not connection.is_idle or connection.capacity < 1):
+            return
+        with self._lock:
+            if connection.place is not slot:
+                return  # another thread saw the same change
             connection.place = None
-            self.free(slot)
-            if not connection.is_closed:
-                connection.close()
-            self._closed(connection, "closed")
-        elif connection.is_idle and connection.capacity > 0 and not slot.is_leased:
-            connection.place = None
-            if self._why_closed is not None:
-                connection.place = slot
-                connection.close()
-                return
-            with self._lock:
+            if is_over:
+                outcome = self._table.free(slot, self._now())
+            else:
                 outcome = self._table.give_back(slot, connection, self._now())
-            if outcome.closing or outcome.woken or self._table.lost:
-                self._carry_out(outcome)
+        if is_over:
+            connection.close()
+            self._closed(connection, "closed")
+        if outcome.closing or outcome.woken or self._table.lost:
+            self._carry_out(outcome)
 
     # -- the other roads
 
@@ -425,6 +479,7 @@ class Pool:
         """What a woken waiter was granted; None if nothing (woken by a cancel, or the session was closed)."""
         with self._lock:
             slot, ticket.slot = ticket.slot, None
+        self._look_again()
         return slot
 
     def leave(self, ticket: Ticket) -> None:
@@ -434,22 +489,20 @@ class Pool:
         self._carry_out(outcome)
 
     def joined(self, connection: Connection, slot: Slot) -> None:
-        """A new connection stands in its slot."""
+        """A new connection stands in its slot. Raises `SessionClosed`: too late; the caller closes it."""
         connection.place = slot
-        self._live[connection.info.id] = ref(connection)
-        if self._why_closed is not None:
-            connection.close()
-            raise SessionClosed(self._why_closed)
+        # First known, then the look: `close` does it the other way around.
+        self._live[connection.info.id] = connection
+        if self._table.why_closed is not None:
+            raise SessionClosed(self._table.why_closed)
 
     def close(self, reason: str) -> None:
         """Close idle connections, wake waiters, abort what is in use. Later questions are refused with the reason."""
         with self._lock:
-            self._why_closed = reason
             outcome = self._table.clear(reason)
         self._carry_out(outcome)
-        for reference in list(self._live.values()):
-            connection = reference()
-            if connection is not None and not connection.is_closed:
+        for connection in list(self._live.values()):
+            if not connection.is_closed:
                 connection.abort()
         self._live.clear()
 
@@ -461,7 +514,9 @@ class Pool:
                 str(origin): (places.count, len(places.idle), len(places.waiters))
                 for origin, places in table.origins.items()
             }
-            return PoolStats(table.count, len(table.idle), table.waiting, origins)
+            stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
+        self._look_again()
+        return stats
 
     def describe(self) -> str:
         """Who holds the connections, for the message of `PoolTimeout`."""
@@ -483,6 +538,11 @@ class Pool:
                 return
             with self._lock:
                 outcome = self._table.sweep(self._now())
+
+    def _look_again(self) -> None:
+        """After a step that decides nothing: slots may have been lost while it held the lock."""
+        if self._table.lost:
+            self._carry_out(Outcome())
 
     def _lost(self, lane: Lane) -> None:
         """A slot was lost; runs in a finaliser, perhaps inside of a step of this very thread, so it never waits."""
