@@ -173,12 +173,13 @@ class IterableSource:
         if self._opened and not self.is_replayable:
             raise NotReplayable("the request's body is a one-shot iterable, and it was sent once already")
         self._opened = True
-        pieces: Any = self._pieces() if callable(self._pieces) else self._pieces
-        if isinstance(pieces, AsyncIterable):
-            return PiecesBody(None, aiter(cast("AsyncIterable[Piece]", pieces)))
-        if isinstance(pieces, (bytes, bytearray, memoryview, str)):
-            return PiecesBody(iter((as_bytes(_untyped(pieces)),)), None)
-        return PiecesBody(iter(cast("Iterable[Piece]", pieces)), None)
+        given: object = self._pieces() if callable(self._pieces) else self._pieces
+        pieces: Any = given
+        if isinstance(given, AsyncIterable):
+            return PiecesBody(None, aiter(pieces))
+        if isinstance(given, (bytes, bytearray, memoryview, str)):
+            return PiecesBody(iter((as_bytes(pieces),)), None)
+        return PiecesBody(iter(pieces), None)
 
 
 class PiecesBody(Body):
@@ -231,6 +232,7 @@ def make_source(content: SourceTypes) -> Source:
     Raises:
         UsageError: it is nothing that a body can be made of.
     """
+    anything: Any = content
     if content is None:
         return EMPTY
     if isinstance(content, (bytes, bytearray, memoryview, str)):
@@ -246,11 +248,9 @@ def make_source(content: SourceTypes) -> Source:
     if isinstance(content, Mapping):
         raise UsageError("content= is a mapping: form fields go into data=, a JSON document into json=")
     if isinstance(content, AsyncIterable):
-        waiting: AsyncIterable[Any] = _untyped(content)
-        return IterableSource(waiting, is_replayable=aiter(waiting) is not waiting)
+        return IterableSource(anything, is_replayable=aiter(anything) is not anything)
     if isinstance(content, Iterable):
-        plain: Iterable[Any] = _untyped(content)
-        return IterableSource(plain, is_replayable=iter(plain) is not plain)
+        return IterableSource(anything, is_replayable=iter(anything) is not anything)
     if callable(content):
         return IterableSource(content, is_replayable=True)
     raise UsageError(
@@ -312,16 +312,12 @@ def encode_form(data: object) -> bytes:
     return urlencode(pairs).encode("ascii")
 
 
-def _form_values(value: Any) -> Iterable[Any]:
-    return _untyped(value) if isinstance(value, (list, tuple)) else (value,)
+def _form_values(value: object) -> Iterable[Any]:
+    several: Any = value
+    return several if isinstance(value, (list, tuple)) else (value,)
 
 
 def _form_value(value: object) -> object:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return value
-
-
-def _untyped(value: object) -> Any:
-    """The value, of which `isinstance` has told no more than that it is a container of something."""
     return value
