@@ -14,12 +14,11 @@ Rules that hold; each was found by a failing run without it:
 2. A waiter is waiting, granted or gone; it changes under the lock only. What was granted lies in the waiter, which the
    table then forgets: a granted waiter that is lost loses its slot, and rule 1 applies. On any exception a waiter
    passes on what it was granted.
-3. In a step, counters change before containers: an interrupt in between then loses an idle connection and never a
-place. 4. No newcomer overtakes a waiter of its origin. As long as an origin has waiters, it has no idle connection.
+3. In a step, counters change before containers: an interrupt in between then loses an idle connection, never a place.
+4. No newcomer overtakes a waiter of its origin. As long as an origin has waiters, it has no idle connection.
 5. FIFO within an origin. Between origins that only lack a place in the total: by the age of their oldest waiter; an
-idle
-   or returned connection of another origin is closed for it. Otherwise a busy origin, whose waiters pass each other
-   every connection, would starve all others.
+   idle or returned connection of another origin is closed for it. Otherwise a busy origin, whose waiters pass each
+   other every connection, would starve all others.
 6. A route and an origin are known as long as a place or a waiter is theirs, and not longer: with two records of one
    origin, its limit would count twice and its waiters wait where nobody looks. So in a step the new place is counted
    before an old one is given up for it.
