@@ -46,7 +46,7 @@ class Scope:
     reads the set after, `add` does it the other way around.)
     """
 
-    __slots__ = ("_members", "is_aborted")
+    __slots__ = ("__weakref__", "_members", "is_aborted")
 
     def __init__(self) -> None:
         self._members: set[ref[Abortable]] = set()
