@@ -86,7 +86,7 @@ def compile_chain(
 def _wrapped(layers: list[Layer], handler: Handler, below: str, *, fix_origin: bool) -> Handler:
     for layer in reversed(layers):
         if layer.hook == "around_read":
-            handler = _read_layer(layer, handler)
+            handler = _read_layer(layer, handler, below)
         elif layer.takes_call:
             handler = _layer(layer, handler, below, fix_origin)
         else:
@@ -115,13 +115,13 @@ def _layer_without_call(layer: Layer, inner: Handler, below: str, fix_origin: bo
     return handler
 
 
-def _read_layer(layer: Layer, inner: Handler) -> Handler:
+def _read_layer(layer: Layer, inner: Handler, below: str) -> Handler:
     function, name = layer.function, layer.name
 
     async def handler(request: Request, call: Call) -> AsyncResponse:
         response = await inner(request, call)
         if not isinstance(response, AsyncResponse):
-            raise returned_no_response("a plugin below " + name, response)
+            raise returned_no_response(below, response)
         body = response.body
         try:
             wrapped = function(response, body, call)

@@ -19,12 +19,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from plugwire.errors import PluginError, UnknownOption, UsageError
 from plugwire.events import ALL, Event
-from plugwire.hookspecs import ASYNC_HOOKS, DEFAULT_STAGES, HOOKS, PROJECT, STAGE_ATTRIBUTE, Hooks, Stage, hookimpl
+from plugwire.hookspecs import ASYNC_HOOKS, DEFAULT_STAGES, HOOKS, PROJECT, STAGE_ATTRIBUTE, Hooks, Stage
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -58,6 +58,8 @@ DEFAULT_TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "whole": (),
 }
 """The shipped transports of each role, in the order in which they are asked, after the user's."""
+
+WORLDS: Final = ("blocking", "asyncio", "trio")
 
 ROLES: Final[Mapping[str, str]] = {
     "resolver": "resolve",
@@ -102,13 +104,17 @@ class FunctionPlugin:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        arguments = _arguments(function, getattr(function, "__qualname__", repr(function)))
-        if list(arguments)[:2] != ["request", "call_next"] or len(arguments) > 3:
+        name = self.__name__
+        if hasattr(function, f"{PROJECT}_impl"):
+            raise PluginError(f"{name} is a bare function, and those take no mark: only methods of plugins do", name)
+        try:
+            check_hook(function, "around_send", name)
+        except PluginError as error:
             raise PluginError(
-                f"{function!r} as a plugin: the short form is `async def name(request, call_next)`, with `call` as a "
-                "third argument if you need it",
-                repr(function),
-            )
+                f"{name} as a plugin: the short form is `async def name(request, call_next)`, with `call` as a third "
+                f"argument if you need it ({error})",
+                name,
+            ) from None
 
     @property
     def __name__(self) -> str:
@@ -127,15 +133,14 @@ def collect_plugins(given: Sequence[PluginLike], *, defaults: bool) -> Plugins:
     listed: list[tuple[object, str, bool]] = []
     for item in given:
         plugin = _found(item, "plugwire.plugins", SHIPPED_PLUGINS) if isinstance(item, str) else item
-        if inspect.isfunction(plugin) and not hasattr(plugin, f"{PROJECT}_impl"):
+        if inspect.isroutine(plugin):
             plugin = FunctionPlugin(plugin)
         listed.append((plugin, item if isinstance(item, str) else _name_of(plugin), False))
     if defaults:
-        used = {type(plugin) for plugin, _, _ in listed}
         for name in DEFAULT_PLUGINS:
             plugin = _found(name, "plugwire.plugins", SHIPPED_PLUGINS)
             # A default plugin that the user lists takes the place of ours: `plugins=[Redirects(max=3)]`.
-            if type(plugin) not in used:
+            if not any(isinstance(mine, type(plugin)) for mine, _, _ in listed):
                 listed.append((plugin, name, True))
     return _checked(listed)
 
@@ -147,7 +152,7 @@ def _checked(listed: list[tuple[object, str, bool]]) -> Plugins:
     worlds: list[tuple[str, frozenset[str]]] = []
     manager = _manager() if listed else None
     for plugin, wanted, is_default in listed:
-        if any(plugin is seen for seen, _, _ in listed[: len(names)]):
+        if any(_same(plugin) is _same(seen) for seen, _, _ in listed[: len(names)]):
             raise PluginError(f"the plugin {wanted} is listed twice: one object has one place", wanted)
         name = _unique(wanted, names)
         _check_plugin(plugin, name)
@@ -155,10 +160,25 @@ def _checked(listed: list[tuple[object, str, bool]]) -> Plugins:
         manager.add(plugin, name)
         hooks.extend(_hooks_of(plugin, name, is_default))
         option_types.extend((kind, name) for kind in _option_types(plugin, name))
-        if (allowed := getattr(plugin, "worlds", None)) is not None:
-            worlds.append((name, frozenset(allowed)))
+        if (allowed := worlds_of(plugin, name)) is not None:
+            worlds.append((name, allowed))
         names.append(name)
     return Plugins(tuple(names), tuple(hooks), tuple(option_types), tuple(worlds))
+
+
+def _same(plugin: object) -> object:
+    """What counts as the same object: of a bare function the function, not the wrapper that we put around it."""
+    return plugin.function if isinstance(plugin, FunctionPlugin) else plugin
+
+
+def worlds_of(plugin: object, name: str) -> frozenset[str] | None:
+    """The worlds that a plugin or transport works in, or None for all."""
+    allowed: Any = getattr(plugin, "worlds", None)
+    if allowed is None:
+        return None
+    if not isinstance(allowed, (set, frozenset, tuple, list)) or not all(world in WORLDS for world in allowed):
+        raise PluginError(f"{name}.worlds={allowed!r}: a set of some of {', '.join(WORLDS)}", name)
+    return frozenset(allowed)
 
 
 def _name_of(plugin: object) -> str:
@@ -186,9 +206,8 @@ def _check_plugin(plugin: object, name: str) -> None:
     if isinstance(plugin, type):
         raise PluginError(f"the plugin {name} is a class: give an object, {name}()", name)
     if isinstance(plugin, FunctionPlugin):
-        if not inspect.iscoroutinefunction(plugin.function):
-            raise PluginError(f"the plugin {name} is a plain function: the short form is `async def`", name)
         return
+    _check_names(plugin, name)
     found = False
     for hook in HOOKS:
         function = _attribute(plugin, hook)
@@ -198,27 +217,27 @@ def _check_plugin(plugin: object, name: str) -> None:
             # An auth object has an unmarked around_send, because it is no plugin of the session.
             raise PluginError(f"{name}.{hook} has a hook's name but not the mark @plugwire.hookimpl", name)
         found = True
-    if not found and not _misnamed(plugin, name):
+    if not found:
         raise PluginError(f"the plugin {name} ({plugin!r}) implements no hook; the hooks are {', '.join(HOOKS)}", name)
     for kind in _events_of(plugin, name):
         if not issubclass(kind, Event):
             raise PluginError(f"{name}.events has {kind!r}, which is no event class", name)
 
 
-def _misnamed(plugin: object, name: str) -> bool:
+def _check_names(plugin: object, name: str) -> None:
     """Raises for a marked method that has no hook's name."""
-    for attribute in dir(type(plugin)):
-        function = _attribute(plugin, attribute)
-        if hasattr(function, f"{PROJECT}_impl") and attribute not in HOOKS:
+    for attribute in dir(plugin):
+        # Not evaluated: what is no plain function may do anything when it is looked up.
+        function = inspect.getattr_static(plugin, attribute, None)
+        if isinstance(getattr(function, f"{PROJECT}_impl", None), dict) and attribute not in HOOKS:
             raise PluginError(
                 f"{name}.{attribute} is marked as a hook, but there is no such hook: {', '.join(HOOKS)}", name
             )
-    return False
 
 
 def _attribute(plugin: object, name: str) -> Any:
     """A method of the plugin; properties are not evaluated."""
-    if isinstance(inspect.getattr_static(plugin, name, None), property):
+    if isinstance(inspect.getattr_static(plugin, name, None), (property, cached_property)):
         return None
     return getattr(plugin, name, None)
 
@@ -265,7 +284,7 @@ def check_hook(function: Callable[..., Any], hook: str, name: str) -> tuple[str,
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
-    """Looks through plain decorators (functools.wraps) and callable objects, of which inspect says that they are not."""
+    """Looks through plain decorators (functools.wraps) and callable objects, which inspect takes for plain."""
     inner = inspect.unwrap(function)
     return (
         inspect.iscoroutinefunction(function)
@@ -320,13 +339,20 @@ def watched(hooks: Sequence[Hook]) -> dict[type[Event], tuple[Callable[[Event], 
     found: dict[type[Event], tuple[Callable[[Event], object], ...]] = {}
     for hook in hooks:
         wanted = _events_of(hook.plugin, hook.name)
+        observer = _observer(hook)
         for kind in ALL:
             if any(issubclass(kind, one) for one in wanted):
-                found[kind] = (*found.get(kind, ()), hook.function)
+                found[kind] = (*found.get(kind, ()), observer)
         for kind in wanted:
             if kind not in ALL and kind is not Event:
-                found[kind] = (*found.get(kind, ()), hook.function)
+                found[kind] = (*found.get(kind, ()), observer)
     return found
+
+
+def _observer(hook: Hook) -> Callable[[Event], object]:
+    """observe with its argument, whether it takes it or not."""
+    function = hook.function
+    return function if hook.arguments else lambda event: function()
 
 
 @lru_cache(maxsize=1)
@@ -343,17 +369,12 @@ def _manager_class() -> Any:
 
         def add(self, plugin: object, name: str) -> None:
             """Register, and turn pluggy's words about a bad plugin into ours."""
-            if isinstance(plugin, FunctionPlugin):
-                check = _Marked(plugin.function)
-                self.register(check, name=name)
-                return
             for hook in HOOKS:
                 function = _attribute(plugin, hook)
                 if function is not None:
                     check_hook(function, hook, name)
-            _misnamed(plugin, name)
             try:
-                self.register(plugin, name=name)
+                self.register(_Shell(plugin), name=name)
                 self.check_pending()
             except (pluggy.PluginValidationError, ValueError) as error:
                 raise PluginError(f"the plugin {name} is not accepted: {error}", name) from error
@@ -361,15 +382,21 @@ def _manager_class() -> Any:
     return Manager
 
 
-class _Marked:
-    """A bare function in the shape in which pluggy can register it."""
+class _Shell:
+    """What pluggy sees of a plugin: its hooks and nothing else. So no attribute of the plugin is evaluated that is none
+    of ours, and two plugins that compare as equal (dataclasses) are still two."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
+    def __init__(self, plugin: object) -> None:
+        self._plugin = plugin
 
-    @hookimpl
-    async def around_send(self, request: Any, call_next: Any) -> Any:
-        return await self.function(request, call_next)
+    def __dir__(self) -> list[str]:
+        return [hook for hook in HOOKS if _attribute(self._plugin, hook) is not None]
+
+    def __getattr__(self, name: str) -> Any:
+        function = _attribute(self._plugin, name) if name in HOOKS else None
+        if function is None:
+            raise AttributeError(name)
+        return function
 
 
 def _manager() -> Any:
@@ -416,7 +443,10 @@ def entry_points(group: str) -> Mapping[str, EntryPoint]:
     """What the environment offers in a group, scanned once per process."""
     from importlib.metadata import entry_points as scan
 
-    return {point.name: point for point in scan(group=group)}
+    found: dict[str, EntryPoint] = {}
+    for point in scan(group=group):
+        found.setdefault(point.name, point)  # as imports have it: the first on the path wins
+    return found
 
 
 def shipped_transport(name: str) -> Transport:
@@ -439,6 +469,7 @@ def find_transport(item: object) -> Transport:
     for attribute in ("name", "honours", "refuse"):
         if not hasattr(transport, attribute):
             raise PluginError(f"the transport {label} has no {attribute!r}", label)
+    worlds_of(transport, label)
     for role in roles_of(transport):
         if not inspect.iscoroutinefunction(inspect.unwrap(getattr(transport, ROLES[role]))):
             raise PluginError(f"{label}.{ROLES[role]} is a plain function, but the role's method is `async def`", label)
@@ -483,7 +514,10 @@ class Options:
         return Options([(kind, kind.__name__) for kind in self._kinds], self.route_names, given)
 
     def check(self, given: Mapping[str, object]) -> None:
-        """Raises `UnknownOption` for a name that nobody declared, or a value of the wrong type."""
+        """Raises `UnknownOption` for a name that nobody declared, or a value of the wrong type or that its class
+        refuses."""
+        if not isinstance(given, Mapping):
+            raise UsageError(f"options={given!r}: a mapping of names to values")
         for name, value in given.items():
             if name in self.route_names:
                 continue
@@ -496,6 +530,9 @@ class Options:
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
                 raise UnknownOption(f"unknown option {name!r}{hint}")
             _check_type(owner, name, value)
+        # What the class itself says of its values is said now, before any I/O, and not when a plugin asks.
+        for kind in self._base:
+            self.of(kind, given)
 
     def of(self, kind: type, given: Mapping[str, object]) -> Any:
         """The values of one declared type: defaults, overlaid with the session's, overlaid with `given`."""
