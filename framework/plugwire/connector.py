@@ -80,7 +80,8 @@ class Plan(NamedTuple):
 
 
 class Connector:
-    """The transports of a session, the user's first, then the shipped ones, which are loaded when a route needs them."""
+    """The transports of a session, the user's first, then the shipped ones, which are loaded when a route asks for
+    them."""
 
     def __init__(self, given: Sequence[object]) -> None:
         if isinstance(given, (str, bytes)):
@@ -459,7 +460,8 @@ class Connecting:
         return route if spoken == route.http_versions else route.replaced(http_versions=spoken)
 
     def _protocol(self, stream: Stream, route: Route) -> str:
-        """What to speak: ALPN's answer, else HTTP/1.1 if it is allowed, else the only version that is (prior knowledge)."""
+        """What to speak: ALPN's answer, else HTTP/1.1 if it is allowed, else the only version that is (by prior
+        knowledge)."""
         info = stream.extra(TLS)
         if info is not None and info.alpn is not None:
             return info.alpn
