@@ -44,7 +44,7 @@ from plugwire.events import (
     Step,
     Tunnel,
 )
-from plugwire.protocols import WatchedBody
+from plugwire.protocols import Discarded, WatchedBody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -241,8 +241,11 @@ class WireLog:
         if event.edge is Edge.STARTED:
             return None
         fields["http_bytes"] = event.size
-        error = f", then {fields['http_error']}" if event.edge is Edge.FAILED else ""
-        return f" < {event.size} bytes of content{_after(fields)}{error}"
+        end = ""
+        if event.edge is Edge.FAILED:
+            is_early = isinstance(event.error, Discarded)
+            end = ", then closed before its end" if is_early else f", then {fields['http_error']}"
+        return f" < {event.size} bytes of content{_after(fields)}{end}"
 
     def _retry(self, event: Retry, fields: Fields) -> str:
         fields |= {"http_reason": event.reason, "http_delay": event.delay, "http_will_retry": event.will_retry}
