@@ -15,9 +15,8 @@ closed, unless nothing was sent.
 from __future__ import annotations
 
 import warnings
-from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from plugwire import (
     AsyncResponse,
@@ -41,8 +40,10 @@ from plugwire.protocols import (
     Deadline,
     Refused,
     WatchedBody,
+    connection_ids,
 )
 from plugwire_transports.http11_wire import (
+    CloseDecoder,
     FramingKind,
     HeadReader,
     decoder,
@@ -73,8 +74,6 @@ DRAIN_SECONDS: Final = 0.1
 EXPECT_SECONDS: Final = 1.0
 """How long to wait for 100 (Continue) when the caller only set the header (what curl waits)."""
 
-_ids = count(1)
-
 
 class HTTP11:
     """The transport "http/1.1" (RFC 9112). Also speaks with HTTP/1.0 servers."""
@@ -101,14 +100,13 @@ class HTTP11Connection(Connection):
         self.is_draining = False
         self.is_closed = False
         self.info = ConnectionInfo(
-            next(_ids), "HTTP/1.1", stream.extra(LOCAL_ADDRESS), stream.extra(PEER_ADDRESS), stream.extra(TLS)
+            next(connection_ids), "HTTP/1.1", stream.extra(LOCAL_ADDRESS), stream.extra(PEER_ADDRESS), stream.extra(TLS)
         )
         self._stream = stream
         self._limits = connecting.limits
         self._changed: Callable[[Connection], None] = connecting.changed
         self._now = connecting.runtime.now
         self._reader = HeadReader(connecting.limits)
-        self._informational = 0
 
     # -- the road of a request
 
@@ -130,17 +128,18 @@ class HTTP11Connection(Connection):
                 head = await self._observed(exchange, call)
             return self._respond(exchange, head, call)
         except Error as error:
-            self.close()
-            raise error.at(exchange.phase, request=request, sent=exchange.sent, connection=self.info)
+            self._failed(exchange)
+            error.at(exchange.phase, request=request, sent=exchange.sent, connection=self.info)
+            raise
         except TimeoutError as error:
-            self.close()
+            self._failed(exchange)
             raise exchange.timed_out(self.info) from error
         except OSError as error:
-            self.close()
+            self._failed(exchange)
             call.check()
             raise exchange.broken(error, self.info) from error
         except BaseException:
-            self.close()
+            self._failed(exchange)
             raise
 
     async def _simple(self, exchange: _Exchange, call: Call) -> ResponseHead:
@@ -150,7 +149,13 @@ class HTTP11Connection(Connection):
         timeout = call.timeout
         at = self._now() + timeout.write if timeout.write is not None else inf
         exchange.sent = True
-        await stream.send(exchange.head, at if at < deadline else deadline)
+        try:
+            await stream.send(exchange.head, at if at < deadline else deadline)
+        except OSError as error:
+            head = self._last_words(error, exchange, call)
+            if head is None:
+                raise
+            return head
         exchange.phase = "head"
         while True:
             at = self._now() + timeout.read if timeout.read is not None else inf
@@ -170,11 +175,8 @@ class HTTP11Connection(Connection):
                     exchange.tell_sent(call, exchange.size_in_head)
                 else:
                     head = await self._upload(exchange, call)
-            except (ConnectionError, OSError) as error:
-                if isinstance(error, TimeoutError):
-                    raise
-                # The peer may have answered (413, 401) before it closed: then that is what the caller wants to know.
-                head = await self._last_words(exchange, call)
+            except OSError as error:
+                head = self._last_words(error, exchange, call)
                 if head is None:
                     raise
         exchange.phase = "head"
@@ -197,7 +199,7 @@ class HTTP11Connection(Connection):
                     return head
             sent = 0
             while True:
-                piece = await body.receive(UPLOAD_PIECE)
+                piece = await _read_from(body)
                 head = self._overheard(exchange, call)
                 if head is not None:
                     return head
@@ -238,8 +240,7 @@ class HTTP11Connection(Connection):
         """Wait for 100 (Continue), at most as long as the caller said; a final response in its place is returned
         (RFC 9110, 10.1.1)."""
         limit = exchange.deadline.earlier(exchange.expect, "read")
-        before = self._informational
-        while self._informational == before:
+        while not exchange.may_continue:
             try:
                 data = await self._stream.receive(RECEIVE_SIZE, limit.at)
             except TimeoutError:
@@ -256,12 +257,16 @@ class HTTP11Connection(Connection):
         data = self._stream.read_now(RECEIVE_SIZE)
         return None if data is None else self._heard(data, exchange, call)
 
-    async def _last_words(self, exchange: _Exchange, call: Call) -> ResponseHead | None:
-        """The final response that lies in the receive buffer of a connection on which we cannot write any more."""
+    def _last_words(self, error: OSError, exchange: _Exchange, call: Call) -> ResponseHead | None:
+        """The final response that lies in the receive buffer of a connection on which we cannot write any more: the
+        peer may have answered (413, 401) before it closed, and then that is what the caller wants to know."""
+        if isinstance(error, (TimeoutError, Error)):
+            return None
         try:
             while (data := self._stream.read_now(RECEIVE_SIZE)) is not None:
                 head = self._heard(data, exchange, call)
                 if head is not None:
+                    exchange.wants_close = True
                     return head
         except (OSError, Error):
             pass
@@ -272,6 +277,8 @@ class HTTP11Connection(Connection):
         reader = self._reader
         if not data:
             reader.eof()
+            if exchange.has_answer:
+                raise ReadError("the peer closed the connection after an interim response, before the final one")
             raise ConnectionClosed("the peer closed the connection without a response")
         exchange.has_answer = True
         while True:
@@ -280,8 +287,10 @@ class HTTP11Connection(Connection):
                 return None
             if head.status >= 200 or head.status == 101:
                 return head
-            self._informational += 1
-            if self._informational - exchange.informational_before > self._limits.max_informational:
+            if head.status == 100:
+                exchange.may_continue = True
+            exchange.informational += 1
+            if exchange.informational > self._limits.max_informational:
                 raise LimitExceeded(
                     f"more than max_informational={self._limits.max_informational} interim responses",
                     "max_informational",
@@ -304,7 +313,7 @@ class HTTP11Connection(Connection):
             call.tell(Head, status=head.status, reason=head.reason, headers=head.headers, http_version=head.version)
         if kind is FramingKind.TUNNEL:
             return self._tunnel(exchange, head, info, rest)
-        keep = head.keep_alive and not exchange.is_upload_open and not exchange.wants_close
+        keep = head.keep_alive and not (exchange.is_upload_open or exchange.wants_close)
         length = framed.length
         if length is not None and len(rest) >= length:
             if call.watchers is not None:
@@ -357,6 +366,13 @@ class HTTP11Connection(Connection):
 
     # -- the connection's own life
 
+    def _failed(self, exchange: _Exchange) -> None:
+        """No response: nobody knows what is on its way, unless nothing was sent."""
+        if exchange.sent:
+            self.close()
+        else:
+            self._reusable()
+
     def _reusable(self) -> None:
         """The response is complete, the connection takes the next request."""
         if not self.is_closed:
@@ -381,8 +397,26 @@ class HTTP11Connection(Connection):
             self._stream.close()
             self._changed(self)
 
+    def drop(self) -> None:
+        """Close in a finaliser. That may run inside of the pool's own step, so the pool is not told; the place comes
+        back when the connection itself is gone."""
+        self.is_closed = True
+        self.capacity = 0
+        self.is_idle = True
+        self._stream.close()
+
     def abort(self) -> None:
         self._stream.abort()
+
+
+async def _read_from(body: Body) -> bytes:
+    """The next piece of the request's content. What goes wrong in there is not the connection's fault."""
+    try:
+        return await body.receive(UPLOAD_PIECE)
+    except OSError as error:
+        if isinstance(error, Error):
+            raise
+        raise UsageError(f"the request's body could not be read: {error}") from error
 
 
 class _Exchange:
@@ -394,11 +428,12 @@ class _Exchange:
         "expect",
         "has_answer",
         "head",
-        "informational_before",
+        "informational",
         "is_chunked",
         "is_simple",
         "is_upload_open",
         "length",
+        "may_continue",
         "phase",
         "request",
         "sent",
@@ -414,7 +449,8 @@ class _Exchange:
         self.sent = False
         self.has_answer = False
         self.is_upload_open = False
-        self.informational_before = 0
+        self.informational = 0
+        self.may_continue = False
         self.size_in_head = 0
         headers = request.headers
         self.wants_close = "connection" in headers and "close" in headers["connection"].lower()
@@ -422,14 +458,14 @@ class _Exchange:
         self.expect: float | None = None
         self.is_chunked = False
         length = body.length
-        if length == 0 and "transfer-encoding" not in headers:
+        if length == 0 and request.trailers is None and "transfer-encoding" not in headers:
             self.is_simple = True
             self.length: int | None = 0
             self.head = encode_head(request.method, _target(request), headers)
             return
         if "transfer-encoding" in headers:
             length = None
-        elif length is None:
+        elif length is None or request.trailers is not None:
             length = headers.get_int("content-length")
             if length is None:
                 headers["Transfer-Encoding"] = "chunked"
@@ -539,7 +575,7 @@ class HTTP11Body(Body):
                 data = await self._stream.receive(max(max_bytes, 4096), self._at())
                 self._arrived(data)
             except BaseException as error:
-                raise self._broken(error) from error
+                self._raise(error)
 
     async def receive_into(self, buffer: memoryview) -> int:
         while True:
@@ -565,7 +601,7 @@ class HTTP11Body(Body):
                     return size
                 self._arrived(b"")
             except BaseException as error:
-                raise self._broken(error) from error
+                self._raise(error)
 
     def _at(self) -> float:
         call = self._call
@@ -620,6 +656,12 @@ class HTTP11Body(Body):
             connection.close()
         return error
 
+    def _raise(self, error: BaseException) -> NoReturn:
+        broken = self._broken(error)
+        if broken is error:
+            raise error
+        raise broken from error
+
     def _broken(self, error: BaseException) -> BaseException:
         """What a failed read means. A cancellation by asyncio or trio loses no byte and leaves the body as it is."""
         call = self._call
@@ -646,7 +688,7 @@ class HTTP11Body(Body):
     def _cut(self, error: OSError) -> Error:
         framed = self._decoder
         reason = error.strerror or str(error)
-        if framed.expected is None and framed.direct:
+        if isinstance(framed, CloseDecoder):
             # Only the end of the connection could have said that this body is complete, and it did not end in order
             # (over TLS: no close_notify).
             return IncompleteBody(
@@ -661,7 +703,9 @@ class HTTP11Body(Body):
         self._ahead = b""
         framed = self._decoder
         left = DRAIN_BYTES
-        if self._keep and (framed.expected is None or framed.expected - framed.received <= left):
+        # What is certain to come yet must fit: a chunked body tells at least the rest of its chunk, one that ends with
+        # the connection is endless.
+        if self._keep and framed.direct <= left:
             at = min(self._call.runtime.now() + DRAIN_SECONDS, self._call.total.at)
             try:
                 while self._connection is not None and left > 0:
@@ -692,7 +736,7 @@ class HTTP11Body(Body):
         if connection is not None:
             self._connection = None
             holder = self._call.holder
-            connection.close()
+            connection.drop()
             warnings.warn(
                 f"the response to {self._request.method} {self._request.url} was dropped without close()"
                 + (f" by the plugin {holder}" if holder else ""),

@@ -168,7 +168,7 @@ class PatternBody(Body):
     """`length` bytes, of which the one at place n is n mod 251, so that a shifted or repeated piece is seen. Takes no
     memory."""
 
-    PATTERN: Final = bytes(range(251)) * 262
+    PATTERN: Final = bytes(range(251)) * (PIECE // 251 + 2)
 
     def __init__(self, length: int) -> None:
         self.length: int | None = length

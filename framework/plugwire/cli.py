@@ -1,0 +1,158 @@
+"""The command `plugwire`: demo, get, plugins, explain.
+
+Exit status: 0 all is well; 1 the network, the peer or the response's status (400 and above) says no, or the demo found
+something left open; 2 bad input, told in one line on stderr before any I/O; 130 interrupted; 141 nobody reads the
+output any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import plugwire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OK: Final = 0
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status. `arguments` without the program's name; None: those of the process."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as stop:  # --help, --version and bad arguments end here
+        return int(stop.code or 0)
+    try:
+        status: int = options.run(options)
+        sys.stdout.flush()
+        return status
+    except plugwire.UsageError as error:
+        return complain(error, BAD_INPUT)
+    except plugwire.Error as error:
+        return complain(error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, and would complain about the same again.
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError:  # stdout is no file of the system
+            pass
+        return BROKEN_PIPE
+
+
+def complain(reason: object, status: int) -> int:
+    """One line on stderr; the status."""
+    lines = [line.strip() for line in str(reason).splitlines() if line.strip()]
+    kind = f"{type(reason).__name__}: " if isinstance(reason, plugwire.Error) and status == FAILED else ""
+    print(f"plugwire: {kind}{'; '.join(lines)}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="plugwire", description="A pluggable-transport HTTP client.", epilog=__doc__.split("\n\n")[1])
+    parser.add_argument("--version", action="version", version=f"plugwire {plugwire.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="run the seven steps of an HTTP client against an embedded server")
+    demo.set_defaults(run=_demo)
+
+    get = commands.add_parser(
+        "get",
+        help="fetch a URL",
+        description="Fetch a URL; the body goes to stdout.",
+        epilog="A response with a status of 400 or above is printed like any other; the exit status is then 1.",
+    )
+    get.add_argument("url", metavar="URL")
+    get.add_argument("-i", "--include", action="store_true", help="print the response's head before the body")
+    get.add_argument("-o", "--output", metavar="FILE", help="write the body to a file; progress on a terminal")
+    get.add_argument("--trace", action="store_true", help="print each step with its time in ms to stderr")
+    get.add_argument("-X", "--method", metavar="METHOD", help="GET is the default, POST with -d")
+    get.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header field")
+    get.add_argument("-d", "--data", metavar="DATA", help="the request's body; @FILE: of a file, @-: of stdin")
+    get.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
+    get.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
+    _add_tls(get)
+    get.set_defaults(run=_get)
+
+    explain = commands.add_parser("explain", help="say what a call would do, without any I/O")
+    explain.add_argument("url", metavar="URL")
+    explain.add_argument("-X", "--method", metavar="METHOD", default="GET")
+    explain.add_argument("--plugin", metavar="NAME", action="append", default=[], help="with this plugin, too")
+    explain.add_argument("--transport", metavar="NAME", action="append", default=[], help="with this transport, too")
+    _add_tls(explain)
+    explain.set_defaults(run=_explain)
+
+    plugins = commands.add_parser("plugins", help="list the transports and plugins that are shipped and installed")
+    plugins.set_defaults(run=_plugins)
+    return parser
+
+
+def _add_tls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+    parser.add_argument("--ca-file", metavar="FILE", help="trust these CA certificates (PEM); 'system': the system's")
+
+
+def tls_of(options: Any) -> plugwire.TLSConfig:
+    """What --insecure and --ca-file mean."""
+    if options.ca_file not in (None, "system") and not os.path.isfile(options.ca_file):
+        raise plugwire.UsageError(f"--ca-file {options.ca_file}: there is no such file")
+    return plugwire.TLSConfig(verify=not options.insecure, ca_file=options.ca_file)
+
+
+# -- the commands ----------------------------------------------------------------------------------------------------
+
+
+def _demo(options: Any) -> int:
+    from plugwire.demo import run
+
+    return OK if run(sys.stdout) else FAILED
+
+
+def _get(options: Any) -> int:
+    from plugwire.fetch import fetch
+
+    response = fetch(options)
+    if response.ok:
+        return OK
+    return complain(f"{response.status_code} {response.reason}", FAILED)
+
+
+def _explain(options: Any) -> int:
+    with plugwire.Session(tls=tls_of(options), plugins=options.plugin, transports=options.transport) as session:
+        print(session.explain(options.url, options.method))
+    return OK
+
+
+def _plugins(options: Any) -> int:
+    from plugwire.registry import SHIPPED_PLUGINS, SHIPPED_TRANSPORTS, entry_points
+
+    for group, shipped in (("plugwire.transports", SHIPPED_TRANSPORTS), ("plugwire.plugins", SHIPPED_PLUGINS)):
+        installed = entry_points(group)
+        rows = [(name, value, "shipped") for name, value in shipped.items()]
+        for name, point in installed.items():
+            if name in shipped and point.value == shipped[name]:
+                continue
+            origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else "an unknown distribution"
+            note = ", hidden by the shipped one of this name" if name in shipped else ""
+            rows.append((name, point.value, f"{origin}{note}"))
+        widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+        print(f"{group}:")
+        for name, value, origin in sorted(rows):
+            print(f"  {name:<{widths[0]}}  {value:<{widths[1]}}  {origin}")
+    return OK
