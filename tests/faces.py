@@ -15,6 +15,7 @@ PAIRS = {
     "Response": ("plugwire.messages", "AsyncResponse"),
     "ConnectionHandle": ("plugwire.handles", "AsyncConnectionHandle"),
     "RequestHandle": ("plugwire.handles", "AsyncRequestHandle"),
+    "BlockingStream": ("plugwire.protocols", "Stream"),
 }
 
 
@@ -34,11 +35,11 @@ def dressed(value: Any) -> Any:
         return [dressed(item) for item in value]
     if isinstance(value, tuple) and type(value) is tuple:
         return tuple(dressed(item) for item in value)
+    if hasattr(value, "__next__"):
+        return AsyncIterator(value)
     module = type(value).__module__
     if module.startswith("plugwire") and hasattr(value, "__enter__"):
         return AsyncManager(value)
-    if hasattr(value, "__next__"):
-        return AsyncIterator(value)
     return value
 
 

@@ -1,5 +1,5 @@
-"""What every server has in common: each test runs against nginx, Apache, Node and the ASGI server, plain and over TLS, in
-every world. What only one of them can do stands in the other `test_interop_*` files."""
+"""What every server has in common: each test runs against nginx, Apache, Node and the ASGI server, plain and over TLS,
+in every world. What only one of them can do stands in the other `test_interop_*` files."""
 
 from __future__ import annotations
 
@@ -84,9 +84,7 @@ async def test_a_big_file_comes_whole_by_read(site: Site, world: World, options:
 
 
 @pytest.mark.parametrize("size", [1021, 65537, 300_007])
-async def test_a_big_file_comes_whole_by_readinto(
-    size: int, site: Site, world: World, options: dict[str, Any]
-) -> None:
+async def test_a_big_file_comes_whole_by_readinto(size: int, site: Site, world: World, options: dict[str, Any]) -> None:
     async with world.session(**options) as session, session.stream("GET", f"{site.url}/big") as response:
         found, buffer = hashlib.sha256(), bytearray(size)
         while count := await response.readinto(buffer):

@@ -72,6 +72,10 @@ function echo(request, response) {
 function chunked(request, response, query) {
   const n = query.get('n');
   const chunks = n === null ? [SMALL] : Array.from({ length: Number(n) }, (_, i) => Buffer.from(`chunk ${i}\n`));
+  if (request.method === 'HEAD') {
+    response.writeHead(200, { 'Content-Type': 'text/plain' }).end(); // the field Trailer would be an error here
+    return;
+  }
   const hash = crypto.createHash('sha256');
   response.writeHead(200, { 'Content-Type': 'text/plain', Trailer: 'X-Checksum, X-Count' });
   for (const chunk of chunks) {
