@@ -8,8 +8,9 @@ import hashlib
 import threading
 from typing import Any
 
-import plugwire
 import pytest
+
+import plugwire
 from plugwire import Response
 from plugwire.testing import ScriptedPeer, Server
 from plugwire.testing.peer import close, expect_head, expect_request, send, tell, wait_for
@@ -227,9 +228,8 @@ async def test_a_cut_download_goes_on_by_range(world: World) -> None:
     first = b'HTTP/1.1 200 OK\r\nETag: "v1"\r\nAccept-Ranges: bytes\r\nContent-Length: 10\r\n\r\n01234'
     rest = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 5-9/10\r\nContent-Length: 5\r\n\r\n56789"
     with ScriptedPeer([expect_request(), send(first), close()], [expect_request(), send(rest)]) as peer:
-        async with world.session(plugins=[Resuming()]) as session:
-            async with session.stream("GET", peer.url) as response:
-                content = await _pieces(response, 1000)
+        async with world.session(plugins=[Resuming()]) as session, session.stream("GET", peer.url) as response:
+            content = await _pieces(response, 1000)
         assert content == b"0123456789"
         assert b"Range: bytes=5-\r\n" in peer.received[1]
         assert b'If-Range: "v1"\r\n' in peer.received[1]
