@@ -650,6 +650,7 @@ class HTTP11Body(Body):
     def _fail(self, error: Error) -> Error:
         """The body cannot be read on; every later read says the same."""
         error.at("body", request=self._request, sent=True, connection=self._info)
+        self._call.blame(error, self._request)
         self._error = error
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -40,7 +40,7 @@ class PrefixedStream(Stream):
 
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
         if stop_if_readable and self._prefix:
-            return 0
+            return await super().send(data, at, True)  # by `wait`, which knows of the prefix
         return await self._stream.send(data, at, stop_if_readable)
 
     async def send_eof(self, at: float) -> None:
