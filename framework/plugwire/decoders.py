@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+from plugwire.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +40,8 @@ class Pieces:
     """Bytes as they arrive, or in pieces of exactly `size` bytes (the last one may be shorter)."""
 
     def __init__(self, size: int | None = None) -> None:
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise UsageError(f"pieces of size={size!r}: a whole number, at least 1, or None")
         self._size = size
         self._rest = b""
 
@@ -56,27 +60,50 @@ class Pieces:
         return (rest,) if rest else ()
 
 
-class Text:
-    """Text by a charset. What does not decode becomes U+FFFD, as browsers do it (WHATWG Encoding, "decode")."""
+BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
-    def __init__(self, encoding: str) -> None:
-        self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+
+class Text:
+    """Text by a charset. What does not decode becomes U+FFFD; a byte order mark goes before the charset, unless
+    `is_certain`, and is no text (WHATWG Encoding, "decode")."""
+
+    def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
+        self._encoding = encoding
+        self._decoder = _text_decoder(encoding) if is_certain else None
+        self._begin = b""  # what may become a byte order mark
 
     def feed(self, data: bytes, /) -> Sequence[str]:
-        text = self._decoder.decode(data)
-        return (text,) if text else ()
+        return self._decode(data, False)
 
     def end(self) -> Sequence[str]:
-        text = self._decoder.decode(b"", final=True)
+        return self._decode(b"", True)
+
+    def _decode(self, data: bytes, final: bool) -> Sequence[str]:
+        decoder = self._decoder
+        if decoder is None:
+            data = self._begin + data
+            encoding = self._encoding
+            for mark, marked in BYTE_ORDER_MARKS:
+                if data.startswith(mark):
+                    encoding = marked
+                elif mark.startswith(data) and not final:
+                    self._begin = data
+                    return ()
+            decoder = self._decoder = _text_decoder(encoding)
+        text = decoder.decode(data, final)
         return (text,) if text else ()
+
+
+def _text_decoder(encoding: str) -> codecs.IncrementalDecoder:
+    return codecs.getincrementaldecoder(encoding)(errors="replace")
 
 
 class Lines:
     """Lines of text without their ends; an end is LF, CRLF or CR and nothing else: `str.splitlines` would also split
     at form feeds and at U+2028, which stand inside JSON strings."""
 
-    def __init__(self, encoding: str) -> None:
-        self._text = Text(encoding)
+    def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
+        self._text = Text(encoding, is_certain=is_certain)
         self._open: list[str] = []
         self._ended_in_cr = False
 
@@ -96,9 +123,9 @@ class Lines:
         return lines
 
     def _split(self, text: str, lines: list[str]) -> None:
-        if self._ended_in_cr and text.startswith("\n"):
-            text = text[1:]
-        self._ended_in_cr = text.endswith("\r") if text else self._ended_in_cr
+        begin = 1 if self._ended_in_cr and text.startswith("\n") else 0  # the second half of a CRLF
+        self._ended_in_cr = text.endswith("\r")
+        text = text[begin:]
         *whole, rest = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         for part in whole:
             self._open.append(part)
@@ -109,11 +136,13 @@ class Lines:
 
 
 class AsyncDecoded(Generic[T]):
-    """`async for item in response.iter_...()`. Leaving early: `await close()`, or close the response."""
+    """`async for item in response.iter_...()`. A body that is kept is run through from its start. Leaving early:
+    `await close()`, or close the response."""
 
     def __init__(self, response: AsyncResponse, decoder: Decoder[T], size: int = 65536) -> None:
         self._response = response
         self._decoder = decoder
+        self._kept = response.is_read
         self._size = size
         self._ready: deque[T] = deque()
         self._is_over = False
@@ -125,6 +154,11 @@ class AsyncDecoded(Generic[T]):
         while not self._ready:
             if self._is_over:
                 raise StopAsyncIteration
+            if self._kept:
+                self._is_over = True
+                self._ready.extend(self._decoder.feed(self._response.content))
+                self._ready.extend(self._decoder.end())
+                continue
             data = await self._response.read(self._size)
             if data:
                 self._ready.extend(self._decoder.feed(data))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json as _json
 import re
-from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
 
@@ -22,9 +21,11 @@ from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encod
 from plugwire.drive import drive
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
 from plugwire.headers import Headers, HeadersInit
+from plugwire.timeouts import is_seconds
 from plugwire.url import URL, Params
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from plugwire.config import Proxy, TLSConfig
@@ -109,6 +110,8 @@ class Request:
         if not (isinstance(method, str) and _METHOD.fullmatch(method)):
             raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
         self.method = method
+        if expect_continue is not None and not is_seconds(expect_continue):
+            raise UsageError(f"expect_continue={expect_continue!r}: a number of seconds above 0, or None")
         self.url = URL(url)
         if params is not None:
             self.url = self.url.with_params(params)
@@ -192,7 +195,22 @@ class BodyState(Enum):
 
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]+)\"|([^\s;\"]+))", re.IGNORECASE)
-_BOMS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
+"""What Python's registry calls text encodings too."""
+
+
+def _charset(name: str) -> str | None:
+    """Python's name of a charset; None if it knows none of that name."""
+    import codecs
+
+    try:
+        info = codecs.lookup(name)
+    except (LookupError, ValueError):
+        return None
+    # The registry also has codecs from bytes to bytes ("base64", "zip"), which text must not go through.
+    is_text = getattr(info, "_is_text_encoding", True) and info.name not in _NO_CHARSETS
+    return info.name if is_text else None
 
 
 class ResponseBase:
@@ -228,23 +246,12 @@ class ResponseBase:
         if self.encoding_override:
             return self.encoding_override
         match = _CHARSET.search(self.headers.get("content-type") or "")
-        if match:
-            import codecs
-
-            try:
-                return codecs.lookup(match[1] or match[2]).name
-            except LookupError:
-                pass
-        return "utf-8"
+        return (match and _charset(match[1] or match[2])) or "utf-8"
 
     @encoding.setter
     def encoding(self, value: str) -> None:
-        import codecs
-
-        try:
-            codecs.lookup(value)
-        except LookupError:
-            raise UsageError(f"encoding={value!r}: Python knows no such charset") from None
+        if not isinstance(value, str) or _charset(value) is None:
+            raise UsageError(f"encoding={value!r}: Python knows no such charset")
         self._override_encoding(value)
 
     @property
@@ -258,7 +265,9 @@ class ResponseBase:
         content = self.content
         encoding = self.encoding
         if not self.encoding_override:
-            for mark, marked in _BOMS:
+            from plugwire.decoders import BYTE_ORDER_MARKS
+
+            for mark, marked in BYTE_ORDER_MARKS:
                 if content.startswith(mark):
                     encoding = marked
         return content.decode(encoding, "replace")
@@ -273,7 +282,7 @@ class ResponseBase:
         content = self.content
         try:
             return _json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             kind = self.headers.get("content-type") or "no content-type"
             raise DecodingError(f"the content ({len(content)} bytes, {kind}) is not JSON: {error}") from error
 
@@ -310,7 +319,7 @@ class ResponseBase:
         return f"<{type(self).__name__} {self.status_code} {self.reason}>"
 
 
-_LINK = re.compile(r"<([^>]*)>((?:\s*;\s*[\w!#$%&'*+.^`|~-]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
+_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w!#$%&'*+.^`|~-]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
 _LINK_PARAM = re.compile(r";\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;,\"]+)))?")
 
 
@@ -390,6 +399,8 @@ class AsyncResponse(ResponseBase):
         """What `content=`, `text=` and `json=` mean, for a response that a middleware or a test makes."""
         if not (isinstance(self.status_code, int) and 100 <= self.status_code <= 999):
             raise UsageError(f"status_code={self.status_code!r}: a number from 100 to 999")
+        if (content is not None) + (text is not None) + (json is not NOTHING) > 1:
+            raise UsageError("content=, text= and json=: a response has one body")
         if json is not NOTHING:
             self.headers.add("content-type", "application/json", mode="if_new")
             return encode_json(json)
@@ -490,9 +501,13 @@ class AsyncResponse(ResponseBase):
     async def readinto(self, buffer: bytearray | memoryview) -> int:
         """Read into `buffer`; the number of bytes, 0 at the end. Without a copy of its own where nothing wraps the
         body: the bytes come straight from the socket."""
-        view = memoryview(buffer).cast("B") if not isinstance(buffer, memoryview) or buffer.format != "B" else buffer
-        if not view:
+        view = buffer if isinstance(buffer, memoryview) else memoryview(buffer)
+        if view.readonly or not view.c_contiguous:
+            raise UsageError("readinto() takes a buffer that can be written to and lies in one piece")
+        if not view.nbytes:
             return 0
+        if view.format != "B" or view.ndim != 1:
+            view = view.cast("B")
         body = self._begin()
         try:
             size = await body.receive_into(view)
@@ -553,13 +568,13 @@ class AsyncResponse(ResponseBase):
         """The content as text, as it arrives."""
         from plugwire.decoders import Text
 
-        return self.iter_decoded(Text(self.encoding))
+        return self.iter_decoded(Text(self.encoding, is_certain=bool(self._encoding)))
 
     def iter_lines(self) -> AsyncDecoded[str]:
         """Lines of text, without their ends (LF, CRLF or CR)."""
         from plugwire.decoders import Lines
 
-        return self.iter_decoded(Lines(self.encoding))
+        return self.iter_decoded(Lines(self.encoding, is_certain=bool(self._encoding)))
 
     def iter_decoded(self, decoder: Decoder[T]) -> AsyncDecoded[T]:
         """The items that a sans-IO decoder finds (see `plugwire.decoders`)."""
@@ -740,8 +755,9 @@ class Response(ResponseBase):
         return drive(self._inner.readinto(buffer))
 
     def readall(self) -> bytes:
-        """What is left of the body. (Without it `io.BufferedReader.read()` would never end.)"""
-        return self.read()
+        """What is left of the body; it is consumed, so that the next one gives b"". (Without it
+        `io.BufferedReader.read()` would never end.)"""
+        return b"".join(iter(lambda: self.read(262144), b""))
 
     def readable(self) -> Literal[True]:
         """A raw file for reading."""
@@ -850,6 +866,8 @@ def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
         response.reason,
         response.history,
         response.times,
+        response.trailers,
+        response.encoding_override,
     )
 
 
@@ -863,12 +881,16 @@ def _rebuild_response(
     reason: str,
     history: list[Any],
     times: Any,
+    trailers: Headers | None,
+    encoding: str | None,
 ) -> AsyncResponse | Response:
     inner = AsyncResponse(
         status_code, headers=headers, content=content, request=request, http_version=http_version, reason=reason
     )
     inner.history = history
     inner.times = times
+    inner._body = MemoryBody(content, trailers)  # pyright: ignore[reportPrivateUsage]  # half of that class
+    inner._encoding = encoding  # pyright: ignore[reportPrivateUsage]  # the same
     return inner if kind is AsyncResponse else Response.over(inner)
 
 
