@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
 from plugwire.bodies import EMPTY
 from plugwire.call import NO_OPTIONS, Call
 from plugwire.config import Proxy, TLSConfig
-from plugwire.errors import UsageError
+from plugwire.errors import InvalidHeader, UsageError
 from plugwire.headers import Headers
 from plugwire.messages import INHERIT, Request
 from plugwire.protocols import Session
@@ -326,23 +326,29 @@ class View(Session):
         """The core's part of the stage `prepare`: the session's headers under the request's own, Host, Content-Length.
 
         Raises:
+            InvalidHeader: two Host lines, or fields that leave it open where the body ends.
             UsageError: the caller's Content-Length is not that of the body.
         """
         base = self._base_headers(request.url, is_bound(self.scope_of(call), request.url.origin))
-        headers = request.headers
-        request.headers = headers = headers.over(base) if headers else base.copy()
         body = request.body
+        own = request.headers
+        if own:
+            request.headers = headers = own.over(base)
+            if "host" in own:
+                _put_host_first(headers)
+            if "content-length" in own or "transfer-encoding" in own:
+                _check_framing(own, request)
+        else:
+            request.headers = headers = base.copy()
         if request.expect_continue is not None and body is not EMPTY:
             headers.add("Expect", "100-continue", mode="if_new")
-        if body is EMPTY:
+        if request.trailers is not None:
+            pass  # only a body that tells its own end has a place for them
+        elif body is EMPTY:
             if request.method in WITH_CONTENT and "transfer-encoding" not in headers:
                 headers.add("Content-Length", "0", mode="if_new")
         elif body.length is not None and "transfer-encoding" not in headers:
-            given = headers.get_int("content-length")
-            if given is None:
-                headers["Content-Length"] = str(body.length)
-            elif given != body.length:
-                raise UsageError(f"Content-Length: {given}, but the body has {body.length} bytes")
+            headers.add("Content-Length", str(body.length), mode="if_new")
 
     def scope_of(self, call: Call) -> Origin:
         """The origin that the session's secret headers are for."""
@@ -362,12 +368,44 @@ class View(Session):
         if "host" not in base:
             # First, as RFC 9110, 7.2 asks for.
             base.prepend("Host", host)
+        else:
+            _put_host_first(base)
+        if "content-length" in base or "transfer-encoding" in base:
+            raise InvalidHeader("Content-Length and Transfer-Encoding belong to one request, not to the session")
         base.encoded()
         if with_secrets:
             if len(self._prepared) > 1000:
                 self._prepared.clear()
             self._prepared[host] = (block, base)
         return base
+
+
+def _put_host_first(headers: Headers) -> None:
+    """The caller's own Host, where a Host belongs. Two of them are read differently by different servers, which is what
+    attacks on routing and caches are made of (RFC 9112, 3.2)."""
+    hosts = headers.get_list("host")
+    if len(hosts) != 1:
+        raise InvalidHeader(f"a request has one Host, not {len(hosts)} (RFC 9112, 3.2)")
+    del headers["host"]
+    headers.prepend("Host", hosts[0])
+
+
+def _check_framing(own: Headers, request: Request) -> None:
+    """Refuse what would leave it open where the request ends, before any I/O."""
+    lengths, codings = own.get_list("content-length"), own.get_list("transfer-encoding")
+    if lengths and codings:
+        raise InvalidHeader("a request cannot have both Content-Length and Transfer-Encoding (RFC 9112, 6.2)")
+    if codings:
+        if [coding.lower() for coding in codings] != ["chunked"]:
+            raise InvalidHeader(f"Transfer-Encoding of a request is 'chunked', not {', '.join(codings)[:40]!r}")
+        return
+    length = own.get_int("content-length")
+    if len(lengths) != 1 or length is None:
+        raise InvalidHeader(f"Content-Length {', '.join(lengths)[:40]!r} is not one number of bytes (RFC 9110, 8.6)")
+    if request.trailers is not None:
+        raise UsageError("a body with a Content-Length has no trailers: only a chunked one has (RFC 9112, 7.1.2)")
+    if request.body.length not in (None, length):
+        raise UsageError(f"Content-Length: {length}, but the body has {request.body.length} bytes")
 
 
 def is_bound(given_for: Origin, asked: Origin) -> bool:
