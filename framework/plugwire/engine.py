@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from plugwire.call import Call, racing, returned_no_response, tell
+from plugwire.call import Call, can_replay, racing, returned_no_response, tell
 from plugwire.errors import Busy, Cancelled, ConnectionClosed, Error, PluginError, Refused, SessionClosed, WriteError
 from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
 from plugwire.messages import AsyncResponse
 from plugwire.pipeline import Layer, compile_chain, layers_of
-from plugwire.pool import Pool, Slot, Ticket
+from plugwire.pool import Pool, PoolStats, Slot, Ticket
 from plugwire.registry import watched
 
 if TYPE_CHECKING:
@@ -24,16 +24,12 @@ if TYPE_CHECKING:
     from plugwire.config import Limits
     from plugwire.connector import Connector
     from plugwire.messages import Request
-    from plugwire.pool import PoolStats
     from plugwire.protocols import Connection, Runtime
     from plugwire.registry import Hook, Plugins
     from plugwire.route import Route
     from plugwire.view import View
 
 T = TypeVar("T")
-
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""RFC 9110, 9.2.2."""
 
 interceptors: Final[list[Handler]] = []
 """`plugwire.testing.intercept`: the last one answers in place of every wire of the process."""
@@ -59,7 +55,7 @@ class Engine:
         self.limits = limits
         self.layers = layers_of(plugins.hooks)
         observers = plugins.of("observe")
-        self.watchers: Watchers | None = watched(observers) if observers else None
+        self.watchers: Watchers | None = watched(observers) or None
         self.why_closed: str | None = None
         self.is_open = False
         self._opened: list[Hook] = []
@@ -99,16 +95,16 @@ class Engine:
         async with self._opening:
             if self.is_open:
                 return
+            self.check_open()
             try:
                 for hook in self.plugins.of("session_opened"):
-                    self._opened.append(hook)
                     await _called(hook, self._view)
-            except BaseException:
-                failed = self._opened.pop()
-                await self._run_closed(cast("BaseException | None", None), without=failed.plugin)
-                self._opened.clear()
-                raise
+                    self._opened.append(hook)
+            except BaseException as error:
+                # What this raises is `error`, whatever else goes wrong on the way.
+                await self._run_closed(error)
             self.is_open = True
+        self.check_open()
 
     async def close(self, reason: str = "the session is closed") -> None:
         """End the session: responses, connections, plugins, in this order. Idempotent."""
@@ -119,7 +115,9 @@ class Engine:
         if pool is None:
             return
         pool.close(reason)
-        await self._run_closed(None)
+        # Who is opening the session just now ends first.
+        async with self._opening:
+            await self._run_closed(None)
 
     def drop(self) -> None:
         """The session was dropped without `close`: what can be done without waiting."""
@@ -129,20 +127,21 @@ class Engine:
             if pool is not None:
                 pool.close(self.why_closed)
 
-    async def _run_closed(self, error: BaseException | None, without: object = None) -> None:
-        """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none."""
-        if not self.is_open and not self._opened:
-            return
+    async def _run_closed(self, error: BaseException | None) -> None:
+        """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none. Raises
+        `error`, or the first that came up."""
         with_opened = {id(hook.plugin) for hook in self.plugins.of("session_opened")}
         opened = {id(hook.plugin) for hook in self._opened}
         for hook in reversed(self.plugins.of("session_closed")):
             ran = id(hook.plugin) in opened or (self.is_open and id(hook.plugin) not in with_opened)
-            if not ran or hook.plugin is without:
+            if not ran:
                 continue
             try:
                 await _called(hook, self._view)
             except BaseException as failure:
                 error = error or failure
+        self._opened.clear()
+        self.is_open = False
         if error is not None:
             raise error
 
@@ -237,6 +236,10 @@ class Engine:
             except Refused:
                 # Nothing was sent: its capacity went away between the pool's grant and now.
                 continue
+            except (Cancelled, SessionClosed) as error:
+                # From outside, at a moment of which nothing is known.
+                error.at("head", request=request, sent=True, connection=connection.info)
+                raise
             except (ConnectionClosed, WriteError) as error:
                 if is_replay or not connection.info.reused or not can_replay(error, request):
                     raise
@@ -295,13 +298,13 @@ class Engine:
             self.pool.free(slot)
             raise
         try:
+            if self.watchers is not None and Open in self.watchers:
+                self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))
             self.pool.joined(connection, slot)
             call.check()
         except BaseException:
             self._retire(connection, "its call had ended")
             raise
-        if self.watchers is not None and Open in self.watchers:
-            self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))
         return connection
 
     def _retire(self, connection: Connection, reason: str) -> None:
@@ -342,6 +345,9 @@ class Engine:
         connection = await self._connection(lease.route, call, None, fresh=fresh)
         connection.place.is_leased = True
         lease.connection = connection
+        if lease.is_over:
+            self.end_lease(lease)
+            raise SessionClosed("the connection's handle was closed")
         return connection
 
     def end_lease(self, lease: Lease) -> None:
@@ -363,11 +369,7 @@ class Engine:
                 return _with_cause(Cancelled("the call was cancelled by call.cancel()"), error)
             if self.why_closed is not None:
                 return _with_cause(SessionClosed(self.why_closed), error)
-        if error.request is None:
-            error.request = request
-        error.attempts = max(error.attempts, call.attempt)
-        if error.request is not None and not error.replayable:
-            error.replayable = can_replay(error, error.request)
+        call.blame(error, request)
         return error
 
     def _connection_closed(self, connection: Connection, reason: str) -> None:
@@ -382,13 +384,7 @@ class Engine:
 
     def stats(self) -> PoolStats:
         """How the pool stands."""
-        return self.pool.stats()
-
-
-def can_replay(error: Error, request: Request) -> bool:
-    """True if the same request may be sent again after this error: nothing had been sent, or the method is idempotent
-    (RFC 9110, 9.2.2); and the body can be sent again."""
-    return (not error.sent or request.method in IDEMPOTENT) and request.body.is_replayable
+        return self.pool.stats() if self.is_bound else PoolStats(0, 0, 0, {})
 
 
 def _with_cause(error: Error, cause: Error) -> Error:
