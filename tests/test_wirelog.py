@@ -212,11 +212,40 @@ async def test_a_sample_is_as_received_of_each_attempt(world: World, records: Re
     ]
 
 
-async def test_a_disabled_logger_gets_nothing_and_may_be_enabled_later(world: World, records: Records) -> None:
+async def test_a_logger_that_is_off_costs_nothing(world: World, records: Records) -> None:
+    logging.getLogger("plugwire.wire").setLevel(logging.INFO)
+    is_observed: list[bool] = []
+
+    class Looks:
+        @plugwire.hookimpl
+        async def around_send(self, request: Request, call_next: Any, call: Any) -> Any:
+            is_observed.append(call.watchers is not None)
+            return await call_next(request)
+
+    mock = MockTransport({URL: Response(200)})
+    async with world.session(transports=[mock], plugins=[Looks(), "wirelog"]) as session:
+        await session.get(URL)
+    assert is_observed == [False]
+    assert records.all == []
+
+
+async def test_a_logger_that_is_on_too_late_says_so(world: World, records: Records) -> None:
+    logger = logging.getLogger("plugwire.wire")
+    logger.setLevel(logging.INFO)
+    session = world.session(transports=[MockTransport({URL: Response(200)})], plugins=["wirelog"])
+    logger.setLevel(logging.DEBUG)
+    async with session:
+        await session.get(URL)
+        await session.get(URL)
+    (line,) = records.lines
+    assert "switchable=True" in line and records.all[0].levelname == "WARNING"
+
+
+async def test_a_switchable_one_follows_its_logger(world: World, records: Records) -> None:
     logger = logging.getLogger("plugwire.wire")
     logger.setLevel(logging.INFO)
     mock = MockTransport({URL: Response(200, content=b"x")})
-    async with world.session(transports=[mock], plugins=[WireLog(sample_response=9)]) as session:
+    async with world.session(transports=[mock], plugins=[WireLog(switchable=True, sample_response=9)]) as session:
         await session.get(URL)
         assert records.all == []
         logger.setLevel(logging.DEBUG)
@@ -240,7 +269,7 @@ async def test_a_logger_level_and_events_of_ones_own(world: World) -> None:
     assert call["seconds"] >= 0
 
 
-async def test_what_other_events_need_is_not_built(world: World) -> None:
+async def test_what_other_events_need_is_not_built(world: World, records: Records) -> None:
     built: list[str] = []
     mock = MockTransport({URL: Response(200)})
 

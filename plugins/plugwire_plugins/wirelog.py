@@ -9,7 +9,11 @@ sizes. One line for each thing, as logger "plugwire.wire" at level DEBUG:
 How it works. `WireLog` observes events and turns each into a line and into fields of the log record (`extra=`), all
 named http_...: http_event and http_edge say what it is; http_call, http_attempt, http_method, http_url, http_version,
 http_status, http_reason, http_headers, http_connection, http_seconds, http_bytes, http_error and others are there where
-they apply. If the logger is not enabled for the level, `observe` returns at once.
+they apply.
+
+An event that somebody observes must be built, whether it is shown or not: for all of them together about as long as a
+small request takes. So a logger that is off when a session is made is taken to stay off, and costs the session nothing.
+If it turns out to be on at the first request, a warning says so. `WireLog(switchable=True)` observes in any case.
 
 What is never shown: values of fields whose names are secret in the `Headers` itself or listed here, the userinfo of
 URLs, their fragment, and values of query parameters whose names are listed here, also in fields such as Location and in
@@ -88,6 +92,7 @@ class WireLog:
         level: of all lines.
         events: the classes of `plugwire.events` that become lines; events of others are never built.
             `(CallStep, Retry)` gives a line for each call and retry.
+        switchable: the logger's level may be changed while sessions live; it then costs something also while it is off.
         secret_headers: further fields whose values are not shown.
         secret_params: further query parameters whose values are not shown.
         sample_request: bytes of each request's content to show, if it lies in memory. They may hold secrets.
@@ -105,6 +110,7 @@ class WireLog:
         *,
         level: int = logging.DEBUG,
         events: Iterable[type[Event]] = EVENTS,
+        switchable: bool = False,
         secret_headers: Iterable[str] = (),
         secret_params: Iterable[str] = (),
         sample_request: int = 0,
@@ -112,8 +118,10 @@ class WireLog:
     ) -> None:
         self.logger = logging.getLogger(logger) if isinstance(logger, str) else logger
         self.level = level
-        self.events = tuple(events)
-        for kind in self.events:
+        self._events = tuple(events)
+        self._is_switchable = switchable
+        self._was_off = False  # when a session asked last
+        for kind in self._events:
             if kind not in EVENTS:
                 raise UsageError(f"events: {kind!r} has no line; {', '.join(known.__name__ for known in EVENTS)} have")
         for name, size in (("sample_request", sample_request), ("sample_response", sample_response)):
@@ -121,7 +129,8 @@ class WireLog:
                 raise UsageError(f"{name}={size!r}: a number of bytes")
         self._secrets = Secrets({*SECRET_HEADERS, *secret_headers}, {*SECRET_PARAMS, *secret_params})
         self._sample_request = sample_request
-        self._sample_response = sample_response
+        if sample_response:
+            self.around_read = self._sampler(sample_response)  # a layer that is not there costs nothing
         self._lines: dict[type[Event], Callable[[Any, Fields], str | None]] = {
             CallStep: self._call_step,
             Attempt: self._attempt,
@@ -142,6 +151,12 @@ class WireLog:
 
     def __repr__(self) -> str:
         return f"WireLog({self.logger.name!r}, level={logging.getLevelName(self.level)})"
+
+    @property
+    def events(self) -> tuple[type[Event], ...]:
+        """What a session that is made now should build: nothing, if nobody would see it."""
+        self._was_off = not (self._is_switchable or self.logger.isEnabledFor(self.level))
+        return () if self._was_off else self._events
 
     @hookimpl
     def observe(self, event: Event) -> None:
@@ -165,12 +180,21 @@ class WireLog:
         if text is not None:
             self.logger.log(self.level, f"{_where(event)}{text}", extra=fields)
 
-    @hookimpl(stage="attempt")
-    def around_read(self, response: AsyncResponse, body: Body, call: Call) -> Body:
-        """Sample the content, if that is wanted."""
-        if not self._sample_response or not self.logger.isEnabledFor(self.level):
-            return body
-        return _Sampled(body, self._sample_response, call, self._sampled)
+    @hookimpl
+    async def session_opened(self) -> None:
+        """Say that nothing will be seen, rather than show nothing."""
+        if self._was_off and self.logger.isEnabledFor(self.level):
+            self.logger.warning(
+                "wirelog shows nothing of this session: the logger was off when the session was made; set up logging "
+                "before, or use WireLog(switchable=True)"
+            )
+
+    def _sampler(self, limit: int) -> Callable[[AsyncResponse, Body, Call], Body]:
+        @hookimpl(stage="attempt")
+        def around_read(response: AsyncResponse, body: Body, call: Call) -> Body:
+            return _Sampled(body, limit, call, self._sampled) if self.logger.isEnabledFor(self.level) else body
+
+        return around_read
 
     def _sampled(self, sample: bytes, size: int, call: Call, attempt: int) -> None:
         if not size:
