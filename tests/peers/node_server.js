@@ -4,7 +4,6 @@
 //   /echo                     what came, as JSON: method, target, httpVersion, headers ([name, value] as sent), length and
 //                             sha256 of the body, trailers
 //   /reflect                  the request's body, chunked, as it comes
-//   /sink                     reads the body and throws it away; its length, as text
 //   /client                   on the port with client certificates: the common name of the client's
 //   /chunked?n=               n chunks "chunk 0\n", ... (default 3), then the trailers X-Checksum (sha256 of the body) and X-Count;
 //                             without n SMALL
@@ -137,14 +136,6 @@ function half(ending) {
   };
 }
 
-function sink(request, response) {
-  let length = 0;
-  request.on('data', (data) => {
-    length += data.length;
-  });
-  request.on('end', () => whole(response, Buffer.from(String(length))));
-}
-
 function small(request, response) {
   const headers = { ETag: '"small"' };
   if (request.headers['if-none-match'] === headers.ETag) {
@@ -181,7 +172,6 @@ const routes = {
   },
   '/echo': echo,
   '/reflect': (request, response) => request.pipe(response),
-  '/sink': sink,
   '/client': (request, response) => whole(response, Buffer.from(request.socket.getPeerCertificate().subject.CN)),
   '/chunked': chunked,
   '/pattern': pattern,
