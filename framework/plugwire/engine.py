@@ -168,7 +168,7 @@ class Engine:
             else:
                 response = await self._observed(chain, request, call, CallStep)
             if type(response) is not AsyncResponse:
-                raise returned_no_response("the outermost plugin", response)
+                raise returned_no_response(self._outermost(without), response)
             # Its body was read with the head, or by a middleware, or is left to the caller; else it is read here.
             if not (response.is_read or call.streaming):
                 try:
@@ -190,8 +190,13 @@ class Engine:
     async def _observed(self, inner: Handler, request: Request, call: Call, kind: Any) -> AsyncResponse:
         with call.step(kind, request=request) as step:
             response = await inner(request, call)
-            step.note(status=response.status_code)
+            step.note(status=getattr(response, "status_code", 0))  # what is no response, is refused further out
             return response
+
+    def _outermost(self, without: tuple[object, ...]) -> str:
+        """Who gave the answer that the core gets: for an error."""
+        names = [layer.name for layer in self.layers if not any(layer.plugin is plugin for plugin in without)]
+        return names[0] if names else "the call's auth"
 
     def _compile(self, without: tuple[object, ...], has_auth: bool) -> Handler:
         key = (has_auth, *(id(plugin) for plugin in without))

@@ -127,8 +127,11 @@ def _read_layer(layer: Layer, inner: Handler, below: str) -> Handler:
             wrapped = function(response, body, call)
             if not isinstance(wrapped, Body):
                 raise PluginError(f"{name}.around_read returned {type(wrapped).__name__}, not a Body", name)
-        except BaseException:
-            response.abort()
+        except BaseException as error:
+            if isinstance(error, Exception):
+                await response.close()
+            else:
+                response.abort()
             raise
         if wrapped is not body:
             response.body = wrapped
