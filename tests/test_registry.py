@@ -178,7 +178,7 @@ def test_plugins_must_be_a_list() -> None:
         Session(plugins="retries")
 
 
-# -- stages ------------------------------------------------------------------------------------------------------------
+# -- stages ----------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_stage_names_the_method() -> None:
@@ -215,7 +215,7 @@ def test_stage_of_a_hook_that_stands_at_none() -> None:
     refused(Wrong(), "Wrong.observe stands at no stage")
 
 
-# -- short form --------------------------------------------------------------------------------------------------------
+# -- short form ------------------------------------------------------------------------------------------------------
 
 
 def test_short_form_must_be_async() -> None:
@@ -240,7 +240,7 @@ def test_short_form_takes_no_mark() -> None:
     refused(around_send, "those take no mark", "around_send")
 
 
-# -- worlds, events, options ---------------------------------------------------------------------------------------------
+# -- worlds, events, options -----------------------------------------------------------------------------------------
 
 
 async def test_plugin_for_another_world(world: World) -> None:
@@ -317,7 +317,7 @@ def test_option_types_must_be_frozen_dataclasses(kind: object) -> None:
     refused(with_options("One", kind), "frozen dataclasses only")
 
 
-# -- order -----------------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------------------------
 
 
 def recorder(log: list[str], name: str, hook: str, stage: str) -> Any:
@@ -405,7 +405,7 @@ def test_nothing_is_registered_later() -> None:
         assert session.view.engine.plugins.names == ()
 
 
-# -- entry points ------------------------------------------------------------------------------------------------------------
+# -- entry points ----------------------------------------------------------------------------------------------------
 
 MODULE = """
 from plugwire import hookimpl
@@ -498,10 +498,10 @@ def test_an_installed_plugin_never_inserts_itself(scans: list[str]) -> None:
 
 
 def test_unknown_name_lists_the_known_ones(scans: list[str]) -> None:
-    with pytest.raises(PluginError, match="there is no plugin named 'stampp'; known: .*retries.*stamp") as caught:
+    with pytest.raises(PluginError, match=r"there is no plugin named 'stampp'; known: .*retries.*stamp") as caught:
         Session(plugins=["stampp"])
     assert caught.value.plugin == "stampp"
-    with pytest.raises(PluginError, match="there is no transport named 'men'; known: .*mem"):
+    with pytest.raises(PluginError, match=r"there is no transport named 'men'; known: .*mem"):
         Session(transports=["men"])
 
 
@@ -553,9 +553,9 @@ def test_scheme_that_came_from_a_response_is_not_looked_for(scans: list[str]) ->
             return None if route.scheme == "http" else "only http"
 
     only_http = OnlyHTTP({"/": Response(302, headers={"location": "mem://anywhere/"})})
-    with Session(plugins=[Follow()], transports=[only_http]) as session:
-        with pytest.raises(plugwire.NoTransport) as caught:
-            session.get("http://h/")
+    session = Session(plugins=[Follow()], transports=[only_http])
+    with session, pytest.raises(plugwire.NoTransport) as caught:
+        session.get("http://h/")
     assert scans == []
     assert "mem" in caught.value.reasons
 
