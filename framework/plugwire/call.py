@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from plugwire.errors import Error
     from plugwire.protocols import Abortable, Observer, Runtime
     from plugwire.timeouts import Timeout
     from plugwire.url import Origin
@@ -36,6 +37,9 @@ Handler: TypeAlias = "Callable[[Request, Call], Awaitable[AsyncResponse]]"
 Watchers: TypeAlias = "Mapping[type[Event], tuple[Observer, ...]]"
 
 NO_OPTIONS: Final[Mapping[str, object]] = MappingProxyType({})
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110, 9.2.2."""
 
 
 class Scope:
@@ -212,6 +216,15 @@ class Call:
             raise Cancelled("the call was cancelled by call.cancel()")
         self.session.check_open()
 
+    def blame(self, error: Error, request: Request | None) -> None:
+        """Fill in what only the call knows of an error: the request, the attempts, whether it may be sent again. Who
+        reads a body calls it, because such an error does not pass the core's own road."""
+        if error.request is None:
+            error.request = request
+        error.attempts = max(error.attempts, self.attempt)
+        if error.request is not None and not error.replayable:
+            error.replayable = can_replay(error, error.request)
+
     @contextmanager
     def waiting(self, member: Abortable) -> Generator[None]:
         """While `member` waits on behalf of this call, `cancel()` and the end of a race reach it."""
@@ -353,6 +366,12 @@ class Next:
             raise returned_no_response(self._below, response)
         self._call.holder = self._name
         return response
+
+
+def can_replay(error: Error, request: Request) -> bool:
+    """True if the same request may be sent again after this error: nothing had been sent, or the method is idempotent
+    (RFC 9110, 9.2.2); and the body can be sent again."""
+    return (not error.sent or request.method in IDEMPOTENT) and request.body.is_replayable
 
 
 def returned_no_response(name: str, value: object) -> PluginError:
