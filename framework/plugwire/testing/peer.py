@@ -213,7 +213,8 @@ class ScriptedPeer(Loopback):
 
 
 def _name(step: Step) -> str:
-    return getattr(step, "__qualname__", type(step).__name__).partition(".")[0].strip("_")
+    name: str = getattr(step, "__name__", type(step).__name__)
+    return name
 
 
 def _reset(sock: socket.socket) -> None:
@@ -362,6 +363,8 @@ def wait_for(event: threading.Event) -> Step:
 
 
 class _WaitFor:
+    __name__ = "wait_for"
+
     def __init__(self, event: threading.Event) -> None:
         self._event = event
         self._is_given_up = False
