@@ -274,6 +274,17 @@ def test_events_that_are_none(events: object) -> None:
     refused(good, "event class")
 
 
+def test_events_that_a_plugin_keeps_are_not_those_that_it_wants() -> None:
+    class Deaf:
+        def __init__(self) -> None:
+            self.events: list[Any] = []  # meant to keep what was seen: the name is taken
+
+        @hookimpl
+        def observe(self, event: Any) -> None: ...
+
+    refused(Deaf(), r"Deaf\.events must be a tuple of event classes, not \[\]")
+
+
 @dataclass(frozen=True)
 class First:
     cache_ttl: int = 1

@@ -244,7 +244,8 @@ def _attribute(plugin: object, name: str) -> Any:
 
 def _events_of(plugin: object, name: str) -> tuple[type[Event], ...]:
     events: Any = getattr(plugin, "events", ALL)
-    if not isinstance(events, (tuple, list, frozenset, set)) or not all(isinstance(kind, type) for kind in events):
+    # No lists: a plugin that keeps what it has seen in self.events would silently be told nothing.
+    if not isinstance(events, (tuple, frozenset)) or not all(isinstance(kind, type) for kind in events):
         raise PluginError(f"{name}.events must be a tuple of event classes, not {events!r}", name)
     return tuple(events)
 
