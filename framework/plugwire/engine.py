@@ -176,6 +176,10 @@ class Engine:
                 except BaseException:
                     response.abort()
                     raise
+            elif call.streaming and response.is_read:
+                # It came whole with the head, or a middleware read it. The caller finds every stream unread, lest it
+                # hang on the cut of packets whether `content` is there.
+                response.body = response.body
             times = response.times
             if times is not None and times[3] is None and not call.streaming:
                 response.times = (*times[:3], self.runtime.now())
@@ -371,9 +375,9 @@ class Engine:
         if not isinstance(error, (Cancelled, SessionClosed)):
             # Whatever the symptom was: if somebody ended the call from outside, that is the reason.
             if call.is_cancelled:
-                return _with_cause(Cancelled("the call was cancelled by call.cancel()"), error)
-            if self.why_closed is not None:
-                return _with_cause(SessionClosed(self.why_closed), error)
+                error = _with_cause(Cancelled("the call was cancelled by call.cancel()"), error)
+            elif self.why_closed is not None:
+                error = _with_cause(SessionClosed(self.why_closed), error)
         call.blame(error, request)
         return error
 
