@@ -200,9 +200,11 @@ class HTTP11Connection(Connection):
             sent = 0
             while True:
                 piece = await _read_from(body)
-                head = self._overheard(exchange, call)
-                if head is not None:
-                    return head
+                # Once all that was announced is out, an answer is no longer an early one.
+                if sent != exchange.length:
+                    head = self._overheard(exchange, call)
+                    if head is not None:
+                        return head
                 if not piece:
                     break
                 sent += len(piece)
@@ -558,6 +560,7 @@ class HTTP11Body(Body):
         self._keep = keep
         self._ahead: memoryview | bytes = b""
         self._error: Error | None = None
+        self._is_reading = False
         if rest:
             try:
                 self._ahead = self._fed(rest)
@@ -572,10 +575,13 @@ class HTTP11Body(Body):
             if self._connection is None:
                 return self._over()
             try:
+                self._is_reading = True
                 data = await self._stream.receive(max(max_bytes, 4096), self._at())
                 self._arrived(data)
             except BaseException as error:
                 self._raise(error)
+            finally:
+                self._is_reading = False
 
     async def receive_into(self, buffer: memoryview) -> int:
         while True:
@@ -589,6 +595,7 @@ class HTTP11Body(Body):
             framed = self._decoder
             direct = framed.direct
             try:
+                self._is_reading = True
                 if not direct:
                     self._arrived(await self._stream.receive(RECEIVE_SIZE, self._at()))
                     continue
@@ -602,6 +609,8 @@ class HTTP11Body(Body):
                 self._arrived(b"")
             except BaseException as error:
                 self._raise(error)
+            finally:
+                self._is_reading = False
 
     def _at(self) -> float:
         call = self._call
@@ -731,6 +740,9 @@ class HTTP11Body(Body):
         connection = self._connection
         if connection is not None:
             connection.abort()
+            # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
+            if not self._is_reading:
+                self._drop()
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)
