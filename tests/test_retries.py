@@ -58,11 +58,11 @@ PASSING = [
     plugwire.TLSError, plugwire.ConnectTimeout, plugwire.ReadTimeout, plugwire.WriteTimeout, plugwire.IncompleteBody,
     plugwire.StreamReset, plugwire.ProxyError,
 ]  # fmt: skip
-FINAL = [
-    plugwire.TotalTimeout, plugwire.HeadTimeout, plugwire.PoolTimeout, plugwire.CertificateError,
-    plugwire.ProtocolError, plugwire.LimitExceeded, plugwire.DecodingError, plugwire.Cancelled, plugwire.UsageError,
-    plugwire.NoTransport, plugwire.SessionClosed, plugwire.PluginError, plugwire.HTTPStatusError,
+LASTING = [
+    plugwire.TotalTimeout, plugwire.HeadTimeout, plugwire.PoolTimeout, plugwire.CertificateError, plugwire.Cancelled,
+    plugwire.UsageError, plugwire.NoTransport, plugwire.SessionClosed, plugwire.PluginError, plugwire.HTTPStatusError,
 ]  # fmt: skip
+WRONG = [plugwire.ProtocolError, plugwire.LimitExceeded, plugwire.DecodingError]
 
 
 @pytest.mark.parametrize("kind", PASSING)
@@ -71,9 +71,16 @@ def test_errors_that_may_pass(kind: type[plugwire.Error]) -> None:
     assert decision is not None and decision.will_retry and decision.reason == kind.__name__
 
 
-@pytest.mark.parametrize("kind", FINAL)
-def test_errors_that_do_not_pass(kind: type[plugwire.Error]) -> None:
+@pytest.mark.parametrize("kind", LASTING)
+def test_errors_that_do_not_pass_whatever_is_said_of_them(kind: type[plugwire.Error]) -> None:
     assert POLICY.decide(GET, error_of(kind, sent=False)) is None
+    assert POLICY.decide(GET, error_of(kind, sent=False, replayable=True)) is None
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_a_peer_says_wrong_is_final_unless_it_did_not_act(kind: type[plugwire.Error]) -> None:
+    assert POLICY.decide(GET, error_of(kind)) is None
+    assert POLICY.decide(GET, error_of(kind, replayable=True)) is not None
 
 
 def test_a_name_that_does_not_exist_is_not_asked_for_again() -> None:
@@ -440,6 +447,25 @@ async def test_giving_up_raises_the_last_error(world: World) -> None:
     assert caught.value.attempts == 2
 
 
+async def test_a_plugin_outside_sees_how_many_attempts_were_made(world: World) -> None:
+    seen: list[int] = []
+
+    class Outside:
+        @plugwire.hookimpl
+        async def around_call(self, request: Request, call_next: Any) -> Any:
+            try:
+                return await call_next(request)
+            except plugwire.Error as error:
+                seen.append(error.attempts)
+                raise
+
+    mock = MockTransport({URL: [plugwire.ConnectError(), plugwire.ConnectError()]})
+    async with world.session(transports=[mock], plugins=[Outside(), quick(1)]) as session:
+        with pytest.raises(plugwire.ConnectError):
+            await session.get(URL)
+    assert seen == [2]
+
+
 async def test_options_of_a_call_and_of_the_session(world: World) -> None:
     mock = MockTransport({URL: [Response(503) for _ in range(20)]})
     async with world.session(transports=[mock], plugins=[quick()], options={"max_retries": 1}) as session:
@@ -523,6 +549,18 @@ async def test_the_budget_stops_storms_for_each_session_and_origin(world: World)
     async with world.session(transports=[MockTransport(lambda request: Response(503))], plugins=[plugin]) as session:
         await session.get(URL, observe=seen.append)
     assert [event.will_retry for event in seen if isinstance(event, Retry)][-2:] == [True, False]
+
+
+async def test_each_call_puts_a_part_of_a_token_back(world: World) -> None:
+    mock = MockTransport(lambda request: Response(200 if request.url.path == "/good" else 503))
+    plugin = quick(1, budget=RetryBudget(capacity=1, per_call=0.25, per_second=0))
+    made: list[int] = []
+    async with world.session(transports=[mock], plugins=[plugin]) as session:
+        for path in ("/bad", "/bad", "/good", "/good", "/bad", "/bad"):
+            before = len(mock.calls)
+            await session.get(f"https://h.example{path}")
+            made.append(len(mock.calls) - before)
+    assert made == [2, 1, 1, 1, 2, 1]
 
 
 async def test_a_retry_after_beyond_the_time_out_ends_the_call_at_once(world: World) -> None:

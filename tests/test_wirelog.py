@@ -199,7 +199,7 @@ async def test_a_sample_is_as_received_of_each_attempt(world: World, records: Re
     mock = MockTransport({URL: [Response(200, content=b"first"), Response(200, content=b"second")]})
 
     class Twice:
-        @plugwire.hookimpl
+        @plugwire.hookimpl(stage="retry")
         async def around_call(self, request: Request, call_next: Any) -> Any:
             await (await call_next(request)).read()
             return await call_next(request)

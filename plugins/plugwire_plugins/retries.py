@@ -37,15 +37,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from plugwire import (
     AsyncResponse,
+    Cancelled,
     CertificateError,
     ConnectTimeout,
     Error,
+    HeadTimeout,
     IncompleteBody,
     NetworkError,
+    PoolTimeout,
     ProxyError,
     ReadTimeout,
     ResolveError,
+    ResponseError,
     StreamReset,
+    TotalTimeout,
     UsageError,
     WriteTimeout,
     hookimpl,
@@ -64,12 +69,17 @@ STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, 9.2.2."""
 
-ERRORS: Final[tuple[type[Error], ...]] = (
+PASSING: Final[tuple[type[Error], ...]] = (
     NetworkError, ConnectTimeout, WriteTimeout, ReadTimeout, IncompleteBody, StreamReset,
 )  # fmt: skip
-"""Errors that may pass by themselves. Not among them: the budgets of the whole call (total, head), because they are
-over; `PoolTimeout`, because there are too many of our own requests already; other errors of the peer, because what it
-said wrong once it will say wrong again."""
+"""Errors that may pass by themselves; and all others that are `replayable`, because the peer said that it did not act.
+The rest of a peer's errors are not among them: what it said wrong once it will say wrong again."""
+
+LASTING: Final[tuple[type[Error], ...]] = (
+    UsageError, Cancelled, TotalTimeout, HeadTimeout, PoolTimeout, CertificateError, ResponseError,
+)  # fmt: skip
+"""Errors after which another attempt is pointless, whatever else is said of them: the caller's own, the budgets of the
+whole call, which are over, and a full pool, because there are too many requests of ours already."""
 
 NO_SUCH_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """What a resolver says of a name that does not exist, unlike EAI_AGAIN."""
@@ -197,7 +207,7 @@ class RetryPolicy:
         if isinstance(outcome, AsyncResponse):
             return f"status {outcome.status_code}" if outcome.status_code in self.statuses else None
         match outcome:
-            case CertificateError():
+            case error if isinstance(error, LASTING):
                 return None
             case ResolveError() if getattr(outcome.__cause__, "errno", None) in NO_SUCH_NAME:
                 return None
@@ -206,8 +216,7 @@ class RetryPolicy:
                 status = response.status_code
                 return f"status {status} of the proxy" if status in self.statuses else None
             case _:
-                is_passing = isinstance(outcome, ERRORS) or outcome.replayable
-                return type(outcome).__name__ if is_passing and not isinstance(outcome, UsageError) else None
+                return type(outcome).__name__ if isinstance(outcome, PASSING) or outcome.replayable else None
 
     def _may_repeat(self, request: Request, outcome: AsyncResponse | Error) -> bool:
         """True if a second attempt cannot make the peer act twice, or may."""
