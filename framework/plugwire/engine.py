@@ -16,6 +16,7 @@ from plugwire.messages import AsyncResponse
 from plugwire.pipeline import Layer, compile_chain, layers_of
 from plugwire.pool import Pool, PoolStats, Slot, Ticket
 from plugwire.registry import watched
+from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,6 +81,7 @@ class Engine:
                 )
         self.connector.check_world(runtime.name)
         self.runtime = runtime
+        self.never = Deadline(runtime.now)
         self.pool = Pool(self.limits, runtime.now, self._connection_closed)
         self._view = view
         self._opening = runtime.lock()

@@ -45,6 +45,7 @@ AuthTypes: TypeAlias = "tuple[str, str] | object | None"
 INHERIT: Final[Any] = NOTHING
 """Stands for "as the session has it"."""
 
+_KNOWN_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -107,7 +108,7 @@ class Request:
         trailers: Callable[[], Headers] | None = None,
         expect_continue: float | None = None,
     ) -> None:
-        if not (isinstance(method, str) and _METHOD.fullmatch(method)):
+        if method not in _KNOWN_METHODS and not (isinstance(method, str) and _METHOD.fullmatch(method)):
             raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
         self.method = method
         if expect_continue is not None and not is_seconds(expect_continue):

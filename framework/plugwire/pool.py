@@ -32,7 +32,8 @@ import threading
 from collections import OrderedDict, deque
 from enum import Enum
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary, ref
 
 from plugwire.errors import SessionClosed
@@ -127,6 +128,9 @@ class Outcome(NamedTuple):
     woken: tuple[Waiter, ...] = ()
 
 
+NOTHING: Final = Outcome()
+
+
 class Table:
     """The decisions. Every method is a step: called under the lock, does no I/O. `now` is a point on the runtime's
     clock."""
@@ -143,6 +147,7 @@ class Table:
         self.lose: Callable[[Lane], None] = self.lost.append
         self._ready: list[tuple[int, Origin]] = []
         self._numbers = count()
+        self._expires_at = inf
         self._closing: list[tuple[Connection, str]] = []
         self._woken: list[Waiter] = []
 
@@ -150,7 +155,8 @@ class Table:
 
     def ask(self, route: Route, now: float, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Outcome:
         """Somebody needs a connection for `route`. `fresh`: a new one, for which idle ones make room."""
-        self.expire(now)
+        if now >= self._expires_at:
+            self.expire(now)
         lane = self.lanes.get(route) or self._lane(route)
         places = lane.places
         if not places.waiters:
@@ -204,7 +210,10 @@ class Table:
         self.idle[slot] = None
         if len(self.idle) > self.limits.max_idle:
             self._evict(next(iter(self.idle)), f"more than max_idle={self.limits.max_idle}")
-        self.expire(now)
+        if now >= self._expires_at:
+            self.expire(now)
+        elif self._expires_at == inf and self.limits.idle_timeout is not None:
+            self._expires_at = now + self.limits.idle_timeout
         return self._outcome(None)
 
     def free(self, slot: Slot, now: float) -> Outcome:
@@ -240,13 +249,16 @@ class Table:
         return self._outcome(None)
 
     def expire(self, now: float) -> None:
-        """Close what was idle for too long. The oldest stands first, so a step looks at one more than it closes."""
+        """Close what was idle for too long. The oldest stands first, so a step looks at one more than it closes, and
+        need not look at all before `_expires_at`, which is never later than when the oldest expires."""
         timeout = self.limits.idle_timeout
+        self._expires_at = inf
         if timeout is None:
             return
         while self.idle:
             slot = next(iter(self.idle))
             if now < slot.idle_since + timeout:
+                self._expires_at = slot.idle_since + timeout
                 return
             self._evict(slot, f"idle for idle_timeout={timeout:g} s")
 
@@ -403,7 +415,7 @@ class Table:
 
     def _outcome(self, slot: Slot | None, ticket: Ticket | None = None) -> Outcome:
         if not self._closing and not self._woken:
-            return Outcome(slot, ticket)
+            return Outcome(slot, ticket) if slot is not None or ticket is not None else NOTHING
         closing, woken = tuple(self._closing), tuple(self._woken)
         self._closing.clear()
         self._woken.clear()

@@ -261,7 +261,16 @@ class View(Session):
         if auth is not None and self.base_url is not None and not is_bound(self.base_url.origin, url.origin):
             auth = None
         if not options:
-            call = Call(self, runtime, url.origin, timeout, streaming=streaming, auth=auth, watchers=engine.watchers)
+            call = Call(
+                self,
+                runtime,
+                url.origin,
+                timeout,
+                streaming=streaming,
+                auth=auth,
+                watchers=engine.watchers,
+                parent=engine.never,
+            )
         else:
             if "timeout" in options:
                 timeout = make_timeout(options["timeout"], base=timeout, streaming=streaming)

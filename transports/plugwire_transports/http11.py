@@ -51,6 +51,7 @@ from plugwire_transports.http11_wire import (
     encode_head,
     encode_last_chunk,
     framing,
+    join_head,
 )
 from plugwire_transports.prefixed import PrefixedStream
 
@@ -107,6 +108,9 @@ class HTTP11Connection(Connection):
         self._changed: Callable[[Connection], None] = connecting.changed
         self._now = connecting.runtime.now
         self._reader = HeadReader(connecting.limits)
+        # The last block of request fields that says nothing about framing or the connection. The same session sends the
+        # same object again and again, and it need not be looked at twice.
+        self._plain_block: bytes | None = None
 
     # -- the road of a request
 
@@ -117,7 +121,8 @@ class HTTP11Connection(Connection):
         self.is_idle = False
         # What is wrong with the request itself is found before the first byte, and leaves the connection as it is.
         try:
-            exchange = _Exchange(request, call)
+            exchange = _Exchange(request, call, self._plain_block)
+            self._plain_block = exchange.plain_block
         except BaseException:
             self._reusable()
             raise
@@ -334,7 +339,7 @@ class HTTP11Connection(Connection):
             else:
                 self.close()
             return response
-        body: Body = HTTP11Body(self, request, call, decoder(framed, self._limits), rest, keep)
+        body: Body = HTTP11Body(self, info, request, call, decoder(framed, self._limits), rest, keep)
         if call.watchers is not None and (call.wants(Data) or call.wants(Receive)):
             body = _ObservedBody(body, call)
         return AsyncResponse(
@@ -437,15 +442,17 @@ class _Exchange:
         "length",
         "may_continue",
         "phase",
+        "plain_block",
         "request",
         "sent",
         "size_in_head",
         "wants_close",
     )
 
-    def __init__(self, request: Request, call: Call) -> None:
+    def __init__(self, request: Request, call: Call, plain_block: bytes | None) -> None:
         self.request = request
         self.call = call
+        self.plain_block = plain_block
         self.deadline = call.deadline
         self.phase: Phase = "write"
         self.sent = False
@@ -455,15 +462,23 @@ class _Exchange:
         self.may_continue = False
         self.size_in_head = 0
         headers = request.headers
-        self.wants_close = "connection" in headers and "close" in headers["connection"].lower()
         body = request.body
         self.expect: float | None = None
         self.is_chunked = False
         length = body.length
-        if length == 0 and request.trailers is None and "transfer-encoding" not in headers:
+        if length == 0 and request.trailers is None and headers.encoded() is plain_block:
+            self.wants_close = False
             self.is_simple = True
             self.length: int | None = 0
+            self.head = join_head(request.method, _target(request), plain_block)
+            return
+        self.wants_close = "connection" in headers and "close" in headers["connection"].lower()
+        if length == 0 and request.trailers is None and "transfer-encoding" not in headers:
+            self.is_simple = True
+            self.length = 0
             self.head = encode_head(request.method, _target(request), headers)
+            if not self.wants_close and "content-length" not in headers:
+                self.plain_block = headers.encoded()
             return
         if "transfer-encoding" in headers:
             length = None
@@ -548,12 +563,19 @@ class HTTP11Body(Body):
     """Reads the content of a response. The connection is free again as soon as the last byte was read."""
 
     def __init__(
-        self, connection: HTTP11Connection, request: Request, call: Call, framed: BodyDecoder, rest: bytes, keep: bool
+        self,
+        connection: HTTP11Connection,
+        info: ConnectionInfo,
+        request: Request,
+        call: Call,
+        framed: BodyDecoder,
+        rest: bytes,
+        keep: bool,
     ) -> None:
         self.length = framed.expected
         self._connection: HTTP11Connection | None = connection
         self._stream = connection._stream  # pyright: ignore[reportPrivateUsage]  # the body is that connection's own
-        self._info = connection.info
+        self._info = info
         self._request = request
         self._call = call
         self._decoder = framed

@@ -126,7 +126,17 @@ def encode_head(method: str, target: str, headers: Headers) -> bytes:
         _check_request_coding(headers)
     elif "content-length" in headers:
         _check_request_length(headers)
-    return b"%b%b\r\n" % (_request_line(method, target), headers.encoded())
+    return join_head(method, target, headers.encoded())
+
+
+def join_head(method: str, target: str, block: bytes) -> bytes:
+    """The head of a request over a block of fields that `encode_head` has accepted before: what a connection sends
+    again and again is checked once.
+
+    Raises:
+        InvalidHeader: the method is not a token, the target not a target.
+    """
+    return b"%b%b\r\n" % (_request_line(method, target), block)
 
 
 @lru_cache(512)
