@@ -391,7 +391,7 @@ class AsyncResponse(ResponseBase):
             self._content: bytes | None = None
             self._state = BodyState.UNREAD
             return
-        if type(content) is not bytes:
+        if type(content) is not bytes or text is not None or json is not NOTHING:
             content = self._written(content, text, json)
         self._content = content
         self._state = BodyState.KEPT
