@@ -236,7 +236,9 @@ def test_help_and_version(arguments: list[str], capsys: pytest.CaptureFixture[st
 
 def run(*arguments: str, **keywords: Any) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-X", "dev", "-W", "error", "-m", "plugwire", *arguments]
-    return subprocess.run(command, timeout=120, check=False, **{"capture_output": True, **keywords})
+    # As at home: stdout of a pipe is held back until there is much of it, or the end.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, timeout=120, check=False, env=environment, **{"capture_output": True, **keywords})
 
 
 def test_as_a_program(server: Server) -> None:
@@ -245,13 +247,13 @@ def test_as_a_program(server: Server) -> None:
     assert run("get", "nowhere").returncode == 2
 
 
-def test_nobody_reads_the_output(server: Server) -> None:
+@pytest.mark.parametrize("command", ["get", "plugins"])
+def test_nobody_reads_the_output(server: Server, command: str) -> None:
+    arguments = [command, f"{server.url}/bytes/10000000"][: 2 if command == "get" else 1]
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        broken = run(
-            "get", f"{server.url}/bytes/10000000", stdout=writing, stderr=subprocess.PIPE, capture_output=False
-        )
+        broken = run(*arguments, stdout=writing, stderr=subprocess.PIPE, capture_output=False)
     finally:
         os.close(writing)
     assert (broken.returncode, broken.stderr) == (141, b"")

@@ -103,6 +103,23 @@ async def test_steps_of_your_own(world: World) -> None:
             assert (await session.get(f"{peer.url}/a")).text == "GET /a HTTP/1.1\r\n"
 
 
+def test_what_needs_no_client_is_still_played_at_the_end() -> None:
+    """The client leaves as soon as it has what it needs; whether the peer is slower must not matter."""
+    ended = threading.Event()
+
+    def slowly(connection: PeerConnection) -> None:
+        assert peer._acceptor is not None
+        peer._acceptor.join()  # until the block is being left
+        for _ in range(1_000_000):  # and some time more
+            pass
+
+    with socket.socket() as sock:
+        with ScriptedPeer([receive(1), slowly, send(b"x"), tell(ended)]) as peer:
+            sock.connect(("127.0.0.1", peer.port))
+            sock.sendall(b"a")
+        assert ended.is_set()
+
+
 # -- failures
 
 
@@ -143,7 +160,8 @@ def test_a_connection_too_few_fails() -> None:
     assert "1 of 2 scripts were not begun" in failure([[receive(1)], [receive(1)]], b"a")
 
 
-def test_an_event_that_is_never_set_fails() -> None:
+def test_an_event_that_is_never_set_fails_at_the_end_of_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plugwire.testing.peer.PATIENCE", 3600.0)
     with pytest.raises(PeerFailure, match="event was not set"), ScriptedPeer([wait_for(threading.Event())]) as peer:
         socket.create_connection(("127.0.0.1", peer.port)).close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 import plugwire
 from plugwire import AsyncResponse, Request, Response
+from plugwire.events import Event, Informational
 from plugwire.testing import Mock, Server
 from plugwire.testing.fixtures import plugwire_mock, plugwire_server  # noqa: F401  (fixtures)
 from plugwire.testing.server import PatternBody
@@ -47,16 +49,20 @@ async def test_the_default_routes(world: World, tls: bool) -> None:
 
 
 async def test_echo_tells_what_came(world: World) -> None:
+    events: list[Event] = []
     with Server() as server:
         async with world.session() as session:
             response = await session.put(f"{server.url}/echo?a=b", content=b"12345", headers={"X-Two": "2"})
             chunked = await session.post(f"{server.url}/echo", content=iter([b"123", b"", b"4567"]))
-            expecting = await session.post(f"{server.url}/echo", content=b"123", headers={"Expect": "100-continue"})
+            expecting = await session.post(
+                f"{server.url}/echo", content=b"123", headers={"Expect": "100-continue"}, observe=events.append
+            )
     echo = response.json()
     assert (echo["method"], echo["url"], echo["length"]) == ("PUT", f"{server.url}/echo?a=b", 5)
     assert ["X-Two", "2"] in echo["headers"]
     assert chunked.json()["length"] == 7
     assert expecting.json()["length"] == 3
+    assert [event.status for event in events if isinstance(event, Informational)] == [100]
 
 
 async def test_a_mapping_answers_and_what_it_does_not_know_is_404(world: World) -> None:
@@ -109,6 +115,27 @@ def test_nothing_is_left_when_the_server_ends_under_open_connections(tls: bool) 
         assert threading.active_count() == before
     server.close()  # idempotent
     gc.collect()
+
+
+def test_leaving_waits_for_a_handler_that_is_at_work() -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def handler(request: Request) -> Response:
+        begun.set()
+        may_end.wait(30)
+        ended.set()
+        return Response(200)
+
+    class Leaving(Server):
+        def _last_moment(self) -> None:
+            threading.Thread(target=may_end.set).start()
+
+    with Leaving(handler) as server, socket.create_connection(("127.0.0.1", server.port)) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        begun.wait(30)
+        sock.shutdown(socket.SHUT_RDWR)
+        server.close()
+        assert ended.is_set()
 
 
 def test_without_trustme_tls_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

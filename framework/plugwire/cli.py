@@ -1,9 +1,4 @@
-"""The command `plugwire`: demo, get, plugins, explain.
-
-Exit status: 0 all is well; 1 the network, the peer or the response's status (400 and above) says no, or the demo found
-something left open; 2 bad input, told in one line on stderr before any I/O; 130 interrupted; 141 nobody reads the
-output any more.
-"""
+"""The command `plugwire`: demo, get, plugins, explain. `STATUS` says how it ends."""
 
 from __future__ import annotations
 
@@ -22,6 +17,10 @@ FAILED: Final = 1
 BAD_INPUT: Final = 2
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
+
+STATUS: Final = """Exit status: 0 all is well; 1 the network, the peer or the response's status (400 and above) says no,
+or the demo found something left open; 2 bad input, told in one line on stderr before any I/O; 130 interrupted; 141
+nobody reads the output any more."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -65,7 +64,7 @@ def complain(reason: object, status: int) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="plugwire", description="A pluggable-transport HTTP client.", epilog=__doc__.split("\n\n")[1])
+    parser = _Parser(prog="plugwire", description="A pluggable-transport HTTP client.", epilog=STATUS)
     parser.add_argument("--version", action="version", version=f"plugwire {plugwire.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
