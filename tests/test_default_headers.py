@@ -80,7 +80,6 @@ async def test_one_object_serves_several_sessions(world: World) -> None:
     assert (await sent(world, plugins=[plugin]))["user-agent"] == "both/1"
 
 
-@pytest.mark.xfail(reason="a session that is derived before the first request misses what session_opened adds")
 async def test_a_derived_session_has_them_too(world: World) -> None:
     mock = MockTransport({URL: Response(200)})
     async with world.session(transports=[mock]) as session:

@@ -345,9 +345,6 @@ def test_every_event_class_is_public_and_documented() -> None:
     assert {Connect, Open, Resolve, Send} <= set(ALL)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a buffered body is read after the chain, when CallStep has been told as finished"
-)
 async def test_call_step_lasts_until_the_body_was_read(world: World) -> None:
     log = Log()
     with ScriptedPeer([expect_request(), send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234"), close()]) as peer:

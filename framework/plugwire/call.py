@@ -43,7 +43,7 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 
 
 class Scope:
-    """What can be aborted on behalf of one call, or of one starter of a race.
+    """What can be aborted on behalf of one call, of one starter of a race, or of a session that is closed.
 
     Who is about to wait adds itself, and takes itself out afterwards; who is added after the abort is aborted at once,
     so nothing slips through between the two. (A set's `add` and `discard` are atomic; `abort` sets the flag first and
@@ -193,7 +193,7 @@ class Call:
         runtime = self.runtime
         at = runtime.now() + max(seconds, 0)
         if at >= self.deadline.at:
-            raise self.deadline.error("pool", f" (a pause of {seconds:g} s would pass it)")
+            raise self.deadline.error(None, f" (a pause of {seconds:g} s would pass it)")
         waiter = runtime.waiter()
         with self.waiting(waiter):
             await waiter.wait(at)
@@ -227,15 +227,18 @@ class Call:
 
     @contextmanager
     def waiting(self, member: Abortable) -> Generator[None]:
-        """While `member` waits on behalf of this call, `cancel()` and the end of a race reach it."""
+        """While `member` waits on behalf of this call, `cancel()`, the end of a race and the session's end reach it."""
         inner = racing.get()
+        of_session = self.session.engine.waits
         try:
             self.scope.add(member)
+            of_session.add(member)
             if inner is not None:
                 inner.add(member)
             yield
         finally:
             self.scope.discard(member)
+            of_session.discard(member)
             if inner is not None:
                 inner.discard(member)
 

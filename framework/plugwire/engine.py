@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from plugwire.call import Call, can_replay, racing, returned_no_response, tell
+from plugwire.call import Call, Scope, can_replay, racing, returned_no_response, tell
 from plugwire.errors import Busy, Cancelled, ConnectionClosed, Error, PluginError, Refused, SessionClosed, WriteError
 from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
@@ -58,6 +58,8 @@ class Engine:
         observers = plugins.of("observe")
         self.watchers: Watchers | None = watched(observers) or None
         self.why_closed: str | None = None
+        self.waits = Scope()
+        """What waits on behalf of the session's calls, but for the connections: those are aborted by the pool."""
         self.is_open = False
         self._opened: list[Hook] = []
         self._states: dict[int, tuple[object, Any]] = {}
@@ -106,6 +108,7 @@ class Engine:
                 # What this raises is `error`, whatever else goes wrong on the way.
                 await self._run_closed(error)
             self.is_open = True
+            self._view.root.spread()
         self.check_open()
 
     async def close(self, reason: str = "the session is closed") -> None:
@@ -117,6 +120,7 @@ class Engine:
         if pool is None:
             return
         pool.close(reason)
+        self.waits.abort()
         # Who is opening the session just now ends first.
         async with self._opening:
             await self._run_closed(None)
@@ -128,6 +132,7 @@ class Engine:
             pool: Pool | None = getattr(self, "pool", None)
             if pool is not None:
                 pool.close(self.why_closed)
+                self.waits.abort()
 
     async def _run_closed(self, error: BaseException | None) -> None:
         """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none. Raises
@@ -164,11 +169,9 @@ class Engine:
             chain = self._compile(without, call.auth is not None)
         else:
             chain = self._plain if call.auth is None else self._with_auth
+        step = None if call.watchers is None else call.step(CallStep, request=request).start()
         try:
-            if call.watchers is None:
-                response = await chain(request, call)
-            else:
-                response = await self._observed(chain, request, call, CallStep)
+            response = await chain(request, call)
             if type(response) is not AsyncResponse:
                 raise returned_no_response(self._outermost(without), response)
             # Its body was read with the head, or by a middleware, or is left to the caller; else it is read here.
@@ -186,12 +189,23 @@ class Engine:
             if times is not None and times[3] is None and not call.streaming:
                 response.times = (*times[:3], self.runtime.now())
             call.holder = ""
+            if step is not None:
+                step.note(status=response.status_code)
+                step.end()
             return response
         except Error as error:
-            raise self._blamed(error, request, call) from error.__cause__
-        except (OSError, Refused) as error:
-            call.check()
-            raise PluginError(f"a plugin or transport raised {type(error).__name__}: {error}", call.holder) from error
+            blamed = self._blamed(error, request, call)
+            if step is not None:
+                step.end(blamed)
+            raise blamed from error.__cause__
+        except BaseException as error:
+            if step is not None:
+                step.end(error)
+            if isinstance(error, (OSError, Refused)):
+                call.check()
+                what = f"a plugin or transport raised {type(error).__name__}: {error}"
+                raise PluginError(what, call.holder) from error
+            raise
 
     async def _observed(self, inner: Handler, request: Request, call: Call, kind: Any) -> AsyncResponse:
         with call.step(kind, request=request) as step:
@@ -304,10 +318,14 @@ class Engine:
     async def _dial(self, route: Route, slot: Slot, call: Call) -> Connection:
         """A new connection, in its place."""
         try:
+            # Dialling waits on behalf of the call's scope.
+            self.waits.add(call.scope)
             connection = await self.connector.open(route, call, self.limits, self.pool.changed)
         except BaseException:
             self.pool.free(slot)
             raise
+        finally:
+            self.waits.discard(call.scope)
         try:
             if self.watchers is not None and Open in self.watchers:
                 self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))

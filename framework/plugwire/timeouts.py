@@ -134,11 +134,12 @@ class Deadline:
         """True when the time is up."""
         return self._now() >= self.at
 
-    def error(self, phase: Phase, detail: str = "") -> TimedOut:
-        """The `TimedOut` that says which budget ended and what was being done."""
+    def error(self, phase: Phase | None, detail: str = "") -> TimedOut:
+        """The `TimedOut` that says which budget ended and what was being done; phase None: a pause between attempts."""
         elapsed = max(self._now() - (self.at - self.limit), 0.0) if self.budget else 0.0
         kind = ERRORS.get(self.budget, TimedOut)
-        text = f"{_DOING[phase]}: {elapsed:.3g} s, over {self.budget}={self.limit:g}{detail}"
+        doing = "pausing" if phase is None else _DOING[phase]
+        text = f"{doing}: {elapsed:.3g} s, over {self.budget}={self.limit:g}{detail}"
         error = kind(text, self.budget, self.limit, elapsed)
         error.phase = phase
         return error

@@ -8,6 +8,7 @@ does the core's part of the stage `prepare`.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
+from weakref import ref
 
 from plugwire.bodies import EMPTY
 from plugwire.call import NO_OPTIONS, Call
@@ -136,6 +137,7 @@ class View(Session):
         self.declared = options
         self.values = dict(values)
         self.root: View = self
+        self.early: list[ref[View]] = []
         self._routes: dict[Origin, Route] = {}
         self._prepared: dict[str, tuple[bytes, Headers]] = {}
 
@@ -149,7 +151,19 @@ class View(Session):
             values["options"] = merged
         view = View(self.engine, declared, values)
         view.root = self.root
+        if not self.engine.is_open:
+            self.root.early.append(ref(view))
         return view
+
+    def spread(self) -> None:
+        """`session_opened` has run: what it put into the session's headers belongs to the views that were derived
+        before it ran, too."""
+        for reference in self.early:
+            view = reference()
+            if view is not None:
+                for name, value in self.headers.items():
+                    view.headers.add(name, value, mode="if_new")
+        self.early.clear()
 
     # -- what plugins see
 

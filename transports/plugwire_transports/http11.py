@@ -637,8 +637,11 @@ class HTTP11Body(Body):
     def _at(self) -> float:
         call = self._call
         read = call.timeout.read
-        at = inf if read is None else call.runtime.now() + read
-        return min(at, call.total.at)
+        now = call.runtime.now()
+        if now >= call.total.at:
+            # Asked here too, because a stream that always has something to give never looks at the time.
+            raise TimeoutError
+        return min(call.total.at, inf if read is None else now + read)
 
     def _fed(self, data: bytes) -> memoryview | bytes:
         content = self._decoder.feed(data)
