@@ -39,7 +39,8 @@ def explain(view: View, method: str, url: URL | str, options: Mapping[str, Any])
         UsageError: the call would be refused before any I/O. A route that nobody takes is told, not raised.
     """
     refuse_unknown(options, CALL_KEYWORDS, "explain()")
-    given = cast("CallOptions", options)
+    # Never empty: the call of a session that has not met its loop cannot take the short road, which wants the engine's.
+    given = cast("CallOptions", {"context": None, **options})
     request = view.request(method, url, given)
     runtime = view.engine.runtime if view.engine.is_bound else blocking_runtime()
     call = view.call(request, given, streaming=False, runtime=runtime)
