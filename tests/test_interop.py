@@ -6,7 +6,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from peers import BIG, SMALL, Authority
 from peers.fixtures import Site
+from peers.nginx import Nginx
 from plugwire import HTTPStatusError, Limits, TLSConfig
 from worlds import World
 
@@ -283,3 +286,16 @@ async def test_many_at_once(site: Site, world: World, options: dict[str, Any]) -
         stats = session.stats()
         assert stats.open == stats.idle <= 6
         assert stats.waiting == 0
+
+
+async def test_first_used_by_many_at_once(
+    nginx: Nginx, world: World, options: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """What a session makes on first use (transports, the plan of a route, TLS) is made once, whoever comes first."""
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # threads change places after almost every bytecode
+    for turn in range(20):
+        url = nginx.url if turn % 2 else nginx.tls_url
+        async with world.session(**options) as session:
+            responses = await world.gather(*[lambda s=session, u=url: s.get(f"{u}/small") for _ in range(8)])
+        assert [response.content for response in responses] == [SMALL] * 8

@@ -137,7 +137,8 @@ class Connector:
         for name in DEFAULT_TRANSPORTS[role]:
             if name not in {transport.name for transport in found}:
                 if name not in self._shipped:
-                    self._shipped[name] = shipped_transport(name)
+                    # Two threads may both make one; one of the two stays, and is the one that plans name.
+                    self._shipped.setdefault(name, shipped_transport(name))
                 found.append(self._shipped[name])
         # Last, so that the places of the others stay as they are for those who are asking just now.
         found.extend(transport for transport in self._installed.values() if role in roles_of(transport))
