@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bulk.py [--mib 1024] [--rounds 1]
 
-Down: from nginx (sendfile), by `readinto` into one buffer of 256 KiB, plain and over TLS. Up: from a file on disk into a
-sink that throws it away (`tests/peers/sink.py`). The files are sparse, so no disk is measured. The goal: less than 4 MiB
-of growth in every world.
+Down: from nginx (sendfile), by `readinto` into one buffer of 256 KiB, plain and over TLS. Up: from a file on disk into
+a sink that throws it away (`tests/peers/sink.py`). The files are sparse, so no disk is measured. The goal: less than
+4 MiB of growth in every world.
 """
 
 from __future__ import annotations

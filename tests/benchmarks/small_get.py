@@ -1,21 +1,19 @@
 """Small GETs against nginx: plugwire beside its peers, in turn in one process environment, as ratios.
 
-    python tests/benchmarks/small_get.py [--seconds 0.7] [--rounds 5] [--only sequential]
+    python tests/benchmarks/small_get.py [--seconds 0.5] [--rounds 3] [--only sequential]
 
-Each round runs every client once, in turn, in a process of its own pinned to the last CPU; nginx has the first one. Read
-the ratios, not the microseconds: those shift from machine to machine. A peer that is not installed is left out.
+Each round runs every client once, in turn, in a process of its own pinned to the last CPU; nginx has the first one.
+Read the ratios, not the microseconds: those shift from machine to machine. A peer that is not installed is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,11 @@ from typing import Any
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(TESTS))
+
+from turns import SERVER_CPU, Awake, OnCPU, in_process, in_turn, installed, print_ratios  # noqa: E402
+
+AUTHORITY = "BENCHMARK_AUTHORITY"
+"""The environment variable with the path of the servers' CA certificate."""
 
 
 # -- what each client does; each returns microseconds of wall time for one request
@@ -40,13 +43,49 @@ def counted(seconds: float, once: Callable[[], Any]) -> float:
     return (time.perf_counter() - begin) / count * 1e6
 
 
+def in_threads(seconds: float, make: Callable[[], Callable[[], Any]], threads: int = 8) -> float:
+    """Each thread has what `make` gives."""
+    counts = [0] * threads
+    marks: list[float] = []
+    barrier = threading.Barrier(threads, action=lambda: marks.append(time.perf_counter()))
+
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            once = make()
+            for _ in range(50):
+                once()
+            barrier.wait()
+            stop = marks[0] + seconds
+            while time.perf_counter() < stop:
+                once()
+                counts[number] += 1
+        except BaseException as error:
+            failed.append(error)
+            barrier.abort()
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if failed:
+        raise failed[0]
+    return (time.perf_counter() - marks[0]) / sum(counts) * 1e6
+
+
 def bare_socket(url: str, seconds: float) -> float:
     import socket
+    import ssl
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
     connection = socket.create_connection((parts.hostname, parts.port))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=os.environ[AUTHORITY])
+        connection = context.wrap_socket(connection, server_hostname=parts.hostname)
     request = f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode()
 
     def once() -> None:
@@ -59,10 +98,19 @@ def bare_socket(url: str, seconds: float) -> float:
         connection.close()
 
 
-def plugwire_sequential(url: str, seconds: float) -> float:
+def session_options() -> dict[str, Any]:
     import plugwire
 
-    with plugwire.Session() as session:
+    return {
+        "tls": plugwire.TLSConfig(ca_file=os.environ[AUTHORITY]),
+        "limits": plugwire.Limits(max_connections=2000, max_idle=2000),
+    }
+
+
+def plugwire_sequential(url: str, seconds: float, **options: Any) -> float:
+    import plugwire
+
+    with plugwire.Session(**session_options(), **options) as session:
         get = session.get
 
         def once() -> None:
@@ -71,11 +119,38 @@ def plugwire_sequential(url: str, seconds: float) -> float:
         return counted(seconds, once)
 
 
-def pycurl_sequential(url: str, seconds: float) -> float:
+def plugwire_with_layers(number: int) -> Callable[[str, float], float]:
+    def copy() -> Any:  # the same object twice is refused
+        async def own(request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+        return own
+
+    return lambda url, seconds: plugwire_sequential(url, seconds, plugins=[copy() for _ in range(number)])
+
+
+def plugwire_new_connection(url: str, seconds: float) -> float:
+    import plugwire
+
+    with plugwire.Session(**session_options(), headers={"connection": "close"}) as session:
+        return counted(seconds, lambda: session.get(url))
+
+
+def plugwire_threads(url: str, seconds: float) -> float:
+    import plugwire
+
+    with plugwire.Session(**session_options()) as session:
+        return in_threads(seconds, lambda: lambda: session.get(url))
+
+
+def make_pycurl(url: str, *, fresh: bool = False) -> Callable[[], Any]:
     import pycurl
 
     curl = pycurl.Curl()
     curl.setopt(pycurl.URL, url)
+    curl.setopt(pycurl.CAINFO, os.environ[AUTHORITY])
+    curl.setopt(pycurl.FORBID_REUSE, int(fresh))
+    curl.setopt(pycurl.FRESH_CONNECT, int(fresh))
 
     def once() -> None:
         body: list[bytes] = []
@@ -85,28 +160,58 @@ def pycurl_sequential(url: str, seconds: float) -> float:
         curl.perform()
         assert curl.getinfo(pycurl.RESPONSE_CODE) == 200
 
-    return counted(seconds, once)
+    return once
 
 
-def pyreqwest_sequential(url: str, seconds: float) -> float:
+def pycurl_sequential(url: str, seconds: float) -> float:
+    return counted(seconds, make_pycurl(url))
+
+
+def pycurl_new_connection(url: str, seconds: float) -> float:
+    return counted(seconds, make_pycurl(url, fresh=True))
+
+
+def pycurl_threads(url: str, seconds: float) -> float:
+    return in_threads(seconds, lambda: make_pycurl(url))
+
+
+def with_pyreqwest(url: str, seconds: float, measure: Callable[..., float], *, shared: bool, idle: int = 100) -> float:
     from pyreqwest.client import SyncClientBuilder
 
-    with SyncClientBuilder().build() as client:
+    builder = SyncClientBuilder().pool_max_idle_per_host(idle)
+    with builder.add_root_certificate_pem(Path(os.environ[AUTHORITY]).read_bytes()).build() as client:
 
         def once() -> None:
             response = client.get(url).build().send()
             assert response.status == 200
             response.bytes()
 
-        return counted(seconds, once)
+        return measure(seconds, (lambda: once) if shared else once)
+
+
+def pyreqwest_sequential(url: str, seconds: float) -> float:
+    return with_pyreqwest(url, seconds, counted, shared=False)
+
+
+def pyreqwest_new_connection(url: str, seconds: float) -> float:
+    return with_pyreqwest(url, seconds, counted, shared=False, idle=0)
+
+
+def pyreqwest_threads(url: str, seconds: float) -> float:
+    return with_pyreqwest(url, seconds, in_threads, shared=True)
 
 
 def http_client_sequential(url: str, seconds: float) -> float:
     import http.client
+    import ssl
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.netloc)
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=os.environ[AUTHORITY])
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(parts.netloc, context=context)
+    else:
+        connection = http.client.HTTPConnection(parts.netloc)
 
     def once() -> None:
         connection.request("GET", parts.path)
@@ -118,6 +223,13 @@ def http_client_sequential(url: str, seconds: float) -> float:
         return counted(seconds, once)
     finally:
         connection.close()
+
+
+def urllib3_sequential(url: str, seconds: float) -> float:
+    import urllib3  # type: ignore[import-not-found]  # measured only where it is installed
+
+    with urllib3.PoolManager(ca_certs=os.environ[AUTHORITY]) as pool:
+        return counted(seconds, lambda: pool.request("GET", url))
 
 
 async def parallel(seconds: float, tasks: int, once: Callable[[], Any]) -> float:
@@ -142,7 +254,7 @@ def plugwire_asyncio(tasks: int) -> Callable[[str, float], float]:
         import plugwire
 
         async def main() -> float:
-            async with plugwire.AsyncSession(limits=plugwire.Limits(max_connections=2000, max_idle=2000)) as session:
+            async with plugwire.AsyncSession(**session_options()) as session:
                 return await parallel(seconds, tasks, lambda: session.get(url))
 
         return asyncio.run(main())
@@ -186,61 +298,47 @@ def pyreqwest_asyncio(tasks: int) -> Callable[[str, float], float]:
     return run
 
 
+SEQUENTIAL: dict[str, tuple[str | None, Callable[[str, float], float]]] = {
+    "bare socket": (None, bare_socket),
+    "plugwire": (None, plugwire_sequential),
+    "pycurl": ("pycurl", pycurl_sequential),
+    "pyreqwest": ("pyreqwest", pyreqwest_sequential),
+    "http.client": (None, http_client_sequential),
+    "urllib3": ("urllib3", urllib3_sequential),
+}
 CASES: dict[str, dict[str, tuple[str | None, Callable[[str, float], float]]]] = {
-    "sequential": {
-        "bare socket": (None, bare_socket),
+    "sequential": SEQUENTIAL,
+    "TLS": SEQUENTIAL,
+    "8 threads": {
+        "plugwire": (None, plugwire_threads),
+        "pycurl": ("pycurl", pycurl_threads),
+        "pyreqwest": ("pyreqwest", pyreqwest_threads),
+    },
+    "new connection": {
+        "plugwire": (None, plugwire_new_connection),
+        "pycurl": ("pycurl", pycurl_new_connection),
+        "pyreqwest": ("pyreqwest", pyreqwest_new_connection),
+    },
+    "layers": {
         "plugwire": (None, plugwire_sequential),
-        "pycurl": ("pycurl", pycurl_sequential),
-        "pyreqwest": ("pyreqwest", pyreqwest_sequential),
-        "http.client": (None, http_client_sequential),
+        "1 no-op plugin": (None, plugwire_with_layers(1)),
+        "10 no-op plugins": (None, plugwire_with_layers(10)),
     },
-    "asyncio x1": {
-        "plugwire": (None, plugwire_asyncio(1)),
-        "aiohttp": ("aiohttp", aiohttp_asyncio(1)),
-        "pyreqwest": ("pyreqwest", pyreqwest_asyncio(1)),
-    },
-    "asyncio x100": {
-        "plugwire": (None, plugwire_asyncio(100)),
-        "aiohttp": ("aiohttp", aiohttp_asyncio(100)),
-        "pyreqwest": ("pyreqwest", pyreqwest_asyncio(100)),
+    **{
+        f"asyncio x{tasks}": {
+            "plugwire": (None, plugwire_asyncio(tasks)),
+            "aiohttp": ("aiohttp", aiohttp_asyncio(tasks)),
+            "pyreqwest": ("pyreqwest", pyreqwest_asyncio(tasks)),
+        }
+        for tasks in (1, 100)
     },
 }
 
 
-class Awake:
-    """Busy loops of the lowest priority on every CPU: an idle virtual CPU takes 20 to 30 us to wake, and differences
-    drown in that."""
-
-    def __enter__(self) -> None:
-        code = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
-        self._loops = [
-            subprocess.Popen(
-                [sys.executable, "-c", code],
-                preexec_fn=lambda cpu=cpu: os.sched_setaffinity(0, {cpu}),  # noqa: PLW1509  (no threads yet)
-            )
-            for cpu in sorted(os.sched_getaffinity(0))
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for loop in self._loops:
-            loop.kill()
-            loop.wait()
-
-
-def measure(case: str, client: str, url: str, seconds: float, cpu: int) -> float:
-    command = [sys.executable, __file__, "--one", case, client, url, str(seconds)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {cpu})  # noqa: PLW1509
-    )
-    if done.returncode:
-        raise SystemExit(f"{client}: {done.stderr}")
-    return float(done.stdout)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=0.7)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=sorted(CASES))
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -251,29 +349,17 @@ def main() -> None:
     from peers.certificates import make_authority
     from peers.nginx import nginx
 
-    cpus = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as directory:
-        os.sched_setaffinity(0, {cpus[0]})  # nginx inherits it
-        with nginx(make_authority(Path(directory))) as server:
-            os.sched_setaffinity(0, set(cpus))
-            with Awake():
-                for case in arguments.only or CASES:
-                    run_case(case, f"{server.url}/small", arguments.rounds, arguments.seconds, cpus[-1])
+        authority = make_authority(Path(directory))
+        os.environ[AUTHORITY] = str(authority.cert_pem)
+        with OnCPU(SERVER_CPU), nginx(authority) as server, Awake():
+            for case in arguments.only or CASES:
+                url = f"{server.tls_url if case == 'TLS' else server.url}/small"
 
+                def once(client: str, case: str = case, url: str = url) -> float:
+                    return float(in_process(__file__, "--one", case, client, url, str(arguments.seconds)))
 
-def run_case(case: str, url: str, rounds: int, seconds: float, cpu: int) -> None:
-    clients = [name for name, (module, _) in CASES[case].items() if module is None or importlib.util.find_spec(module)]
-    figures: dict[str, list[float]] = {client: [] for client in clients}
-    for _ in range(rounds):
-        for client in clients:
-            figures[client].append(measure(case, client, url, seconds, cpu))
-    ours = statistics.median(figures["plugwire"])
-    print(f"\n{case}: us per small GET, median of {rounds} (least, most); plugwire's ratio to it")
-    for client in clients:
-        values = figures[client]
-        middle = statistics.median(values)
-        print(f"  {client:12} {middle:8.1f} ({min(values):.1f}, {max(values):.1f})   {ours / middle:5.2f}")
-    sys.stdout.flush()
+                print_ratios(f"{case}, us per small GET", in_turn(installed(CASES[case]), arguments.rounds, once))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,6 @@ error_log stderr warn;
 events {{ worker_connections 2048; }}
 http {{
     access_log off;
-    sendfile on;
     default_type text/plain;
     client_body_temp_path {directory}/client_body;
     proxy_temp_path {directory}/proxy;
@@ -105,7 +104,7 @@ _SERVER = """
         location = /host {{ return 200 "$http_host"; }}
         location = /from {{ return 200 "$remote_addr"; }}
         location = /limited {{ client_max_body_size 1k; root {directory}; dav_methods PUT; }}
-        location /upload/ {{ root {directory}; dav_methods PUT DELETE; create_full_put_path on; }}
+        location /upload/ {{ root {directory}; sendfile on; dav_methods PUT DELETE; create_full_put_path on; }}
         location = /tls {{ return 200 "$ssl_protocol $ssl_alpn_protocol $ssl_session_reused $ssl_server_name"; }}
         location = /client {{ return 200 "$ssl_client_s_dn"; }}
         location / {{ return 404; }}
