@@ -1,0 +1,145 @@
+"""What a request's body can be made of, and bodies that lie in memory. How bodies travel: test_http11_uploads.py."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+import plugwire
+from plugwire import Request, UsageError
+from plugwire.bodies import EMPTY, MemoryBody, PiecesBody, make_source
+from plugwire.drive import drive
+
+
+def body_of(**given: Any) -> tuple[bytes | None, str | None]:
+    request = Request("POST", "http://h/", **given)
+    return request.content, request.headers.get("content-type")
+
+
+JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("given", "content", "kind"),
+    [
+        ({}, b"", None),
+        ({"content": None}, b"", None),
+        ({"content": b"x"}, b"x", None),
+        ({"content": "ü"}, "ü".encode(), None),
+        ({"json": None}, b"null", JSON),
+        ({"json": {"a": ["ü", 1.5, True]}}, '{"a":["ü",1.5,true]}'.encode(), JSON),
+        ({"data": {"a": "b c", "d": "ü&="}}, b"a=b+c&d=%C3%BC%26%3D", FORM),
+        ({"data": {"a": [1, 2], "b": None, "c": True}}, b"a=1&a=2&c=true", FORM),
+        ({"data": [("a", 1), ("b", 2), ("a", 3)]}, b"a=1&b=2&a=3", FORM),
+        ({"data": {}}, b"", FORM),
+    ],
+)
+def test_bodies_and_their_content_type(given: dict[str, Any], content: bytes, kind: str | None) -> None:
+    assert body_of(**given) == (content, kind)
+
+
+def test_the_callers_content_type_stays() -> None:
+    assert body_of(json={}, headers={"Content-Type": "application/x+json"}) == (b"{}", "application/x+json")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"content": 5}, "content= is int"),
+        ({"content": {"a": 1}}, "form fields go into data="),
+        ({"content": object()}, "content= is object"),
+        ({"data": b"a=b"}, "content="),
+        ({"data": "a=b"}, "content="),
+        ({"data": 5}, "mapping or as pairs"),
+        ({"data": [1]}, "mapping or as pairs"),
+        ({"json": float("nan")}, "json="),
+        ({"json": object()}, "json="),
+        ({"json": "\ud800"}, "json="),
+        ({"files": {}}, "files="),
+        ({"content": b"", "data": {}}, "content= and data="),
+        ({"json": None, "content": b""}, "content= and json="),
+    ],
+)
+def test_what_a_body_cannot_be_made_of(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Request("POST", "http://h/", **given)
+
+
+def test_an_empty_body_is_one_object() -> None:
+    assert make_source(None) is EMPTY
+    assert Request("GET", "http://h/").body is EMPTY
+    assert (EMPTY.length, EMPTY.content, EMPTY.is_replayable) == (0, b"", True)
+
+
+def test_a_source_of_ones_own_is_taken_as_it_is() -> None:
+    class Source:
+        length = 3
+        content = None
+        is_replayable = True
+
+        def open(self, call: Any) -> Any:
+            return MemoryBody(b"abc")
+
+    source = Source()
+    assert Request("POST", "http://h/", content=source).body is source
+
+
+def test_lengths_and_replays() -> None:
+    file = io.BytesIO(b"12345")
+    file.read(2)
+    source = make_source(file)
+    assert (source.length, source.is_replayable, source.content) == (3, True, None)
+    assert file.tell() == 2
+    source = make_source([b"1", b"2"])
+    assert (source.length, source.is_replayable, source.content) == (None, True, None)
+    assert not make_source(iter([b"1"])).is_replayable
+    assert make_source("ü").length == 2
+
+
+def test_a_body_in_memory() -> None:
+    async def main() -> None:
+        body = MemoryBody(b"0123456789")
+        assert body.length == 10
+        assert await body.receive(3) == b"012"
+        buffer = bytearray(4)
+        assert await body.receive_into(memoryview(buffer)) == 4
+        assert buffer == b"3456"
+        assert await body.receive() == b"789"
+        assert await body.receive() == b""
+        assert await body.receive_into(memoryview(buffer)) == 0
+        for end in ("close", "abort"):
+            body = MemoryBody(b"0123456789")
+            outcome = getattr(body, end)()
+            if outcome is not None:
+                await outcome
+            assert await body.receive() == b""
+        content = bytes(100)
+        assert await MemoryBody(content).receive() is content, "whole content is not copied"
+
+    drive(main())
+
+
+def test_pieces_are_given_out_in_the_size_asked_for() -> None:
+    async def main() -> None:
+        body = PiecesBody(iter([b"", b"12345", "ü", bytearray(b"x")]), None)
+        came = []
+        while piece := await body.receive(2):
+            came.append(piece)
+        assert came == [b"12", b"34", b"5", "ü".encode(), b"x"]
+        assert await body.receive(2) == b""
+        body = PiecesBody(iter([b"12345"]), None)
+        await body.receive(2)
+        await body.close()
+        await body.close()
+        assert await body.receive(2) == b""
+
+    drive(main())
+
+
+def test_bodies_show_little_of_themselves() -> None:
+    assert repr(make_source(b"secret")) == "<6 bytes>"
+    assert "secret" not in repr(Request("POST", "http://user:secret@h/", content=b"secret"))
+    assert plugwire.Request("GET", "http://h/").copy().body is EMPTY
