@@ -189,7 +189,7 @@ def _options(view: View, call: Call) -> Iterator[str]:
         if kind in seen:
             continue
         seen.add(kind)
-        values: Any = view.options(kind, call.given)
+        values = view.options(cast("type[Any]", kind), call.given)
         for f in fields(values):
             origin = "call" if f.name in call.given else "session" if f.name in session else f"default of {plugin}"
             value = _redacted(f.name, getattr(values, f.name)) if f.repr else "***"
