@@ -35,8 +35,9 @@ class Cache:
 
     @hookimpl(stage="cache")
     async def around_send(self, request: Any, call_next: Any, call: Any) -> Any:
-        self.seen.append(call.options(CacheOptions))
-        return await call_next(request)
+        response = await call_next(request)
+        self.seen.append(call.options(CacheOptions))  # as late as can be: what is wrong must have been said before
+        return response
 
 
 def mock() -> MockTransport:
