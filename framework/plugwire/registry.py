@@ -17,10 +17,10 @@ After the constructor nothing can be registered.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from plugwire.errors import PluginError, UnknownOption, UsageError
 from plugwire.events import ALL, Event
@@ -176,9 +176,11 @@ def worlds_of(plugin: object, name: str) -> frozenset[str] | None:
     allowed: Any = getattr(plugin, "worlds", None)
     if allowed is None:
         return None
-    if not isinstance(allowed, (set, frozenset, tuple, list)) or not all(world in WORLDS for world in allowed):
-        raise PluginError(f"{name}.worlds={allowed!r}: a set of some of {', '.join(WORLDS)}", name)
-    return frozenset(allowed)
+    if isinstance(allowed, (set, frozenset, tuple, list)):
+        worlds = frozenset(cast("Collection[str]", allowed))
+        if worlds <= {*WORLDS}:
+            return worlds
+    raise PluginError(f"{name}.worlds={allowed!r}: a set of some of {', '.join(WORLDS)}", name)
 
 
 def _name_of(plugin: object) -> str:
@@ -245,9 +247,11 @@ def _attribute(plugin: object, name: str) -> Any:
 def _events_of(plugin: object, name: str) -> tuple[type[Event], ...]:
     events: Any = getattr(plugin, "events", ALL)
     # No lists: a plugin that keeps what it has seen in self.events would silently be told nothing.
-    if not isinstance(events, (tuple, frozenset)) or not all(isinstance(kind, type) for kind in events):
-        raise PluginError(f"{name}.events must be a tuple of event classes, not {events!r}", name)
-    return tuple(events)
+    if isinstance(events, (tuple, frozenset)):
+        kinds = tuple(cast("Collection[object]", events))
+        if all(isinstance(kind, type) for kind in kinds):
+            return cast("tuple[type[Event], ...]", kinds)
+    raise PluginError(f"{name}.events must be a tuple of event classes, not {events!r}", name)
 
 
 def _arguments(function: Callable[..., Any], where: str) -> dict[str, inspect.Parameter]:
@@ -328,7 +332,7 @@ def _option_types(plugin: object, name: str) -> tuple[type, ...]:
     kinds: Any = getattr(plugin, "option_types", ())
     if not isinstance(kinds, tuple):
         raise PluginError(f"{name}.option_types must be a tuple of frozen dataclasses", name)
-    types: tuple[Any, ...] = kinds
+    types = tuple(cast("Collection[Any]", kinds))
     for kind in types:
         if not (isinstance(kind, type) and is_dataclass(kind) and kind.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # dataclasses keep it there
             raise PluginError(f"{name}.option_types has {kind!r}: frozen dataclasses only", name)
