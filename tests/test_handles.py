@@ -159,8 +159,8 @@ async def test_push_chunked_and_by_length(world: World) -> None:
 
 async def test_what_is_pushed_goes_out_at_once(world: World) -> None:
     steps = [threading.Event() for _ in range(3)]
-    script = [expect_head(), tell(steps[0]), expect(b"1\r\na\r\n"), tell(steps[1]), expect(b"1\r\nb\r\n"), tell(steps[2])]
-    with ScriptedPeer([*script, expect(b"0\r\n\r\n"), send(OK)]) as peer:
+    pieces = [expect(b"1\r\na\r\n"), tell(steps[1]), expect(b"1\r\nb\r\n"), tell(steps[2])]
+    with ScriptedPeer([expect_head(), tell(steps[0]), *pieces, expect(b"0\r\n\r\n"), send(OK)]) as peer:
         async with bare(world) as session:
             request = session.open_request("PUT", peer.url)
             await request.begin()

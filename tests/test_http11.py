@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import plugwire
-from plugwire import Headers, InvalidHeader, Limits, LimitExceeded, ProtocolError, Request, UsageError
+from plugwire import Headers, InvalidHeader, LimitExceeded, Limits, ProtocolError, Request, UsageError
 from plugwire.events import Informational
 from plugwire.testing.peer import (
     PeerConnection,
@@ -419,8 +419,8 @@ UPGRADE = {"Connection": "upgrade", "Upgrade": "chat"}
 @pytest.mark.parametrize("behind", [b"", b"hello"])
 @pytest.mark.parametrize("is_streamed", [False, True])
 async def test_an_upgrade_hands_the_stream_over(world: World, behind: bytes, is_streamed: bool) -> None:
-    script = [expect_head(), send(SWITCH + behind), send(b"world"), expect(b"from us"), send(b"!"), expect_end(), close()]
-    with ScriptedPeer(script) as peer:
+    script = [expect_head(), send(SWITCH + behind), send(b"world"), expect(b"from us"), send(b"!"), expect_end()]
+    with ScriptedPeer([*script, close()]) as peer:
         async with bare(world) as session:
             if is_streamed:
                 response = await session.open_request("GET", peer.url, headers=UPGRADE).send()

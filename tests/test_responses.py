@@ -407,7 +407,7 @@ def test_raise_for_status(kind: Any) -> None:
 def test_links(kind: Any) -> None:
     lines = [
         ("Link", '<https://h/2>; rel="next"; title="a, b; c", </0>; rel=prev'),
-        ("link", "<page>; REL=\"last next\" ; x, <alone>"),
+        ("link", '<page>; REL="last next" ; x, <alone>'),
     ]
     links = kind(200, headers=lines).links
     assert links["next"] == {"url": "https://h/2", "rel": "next", "title": "a, b; c"}

@@ -10,8 +10,8 @@ One root, `Error`. The *type* tells the phase and who is to blame; the attribute
 - `ResponseError`: a complete response that the caller asked to have treated as an error.
 - `Cancelled`: somebody called `call.cancel()`. asyncio's and trio's own cancellation passes through untouched.
 
-No exception of another library leaves plugwire, and all of these can be pickled: what cannot travel (a live response, a
-connection) is left behind.
+No exception of another library leaves plugwire, and all of these can be pickled: what cannot travel (a request, a live
+response) is left behind.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Error(Exception):
 
 
 def _can_travel(value: object) -> bool:
-    """True for what is pickled with an error: plain values. Requests (their bodies may be files), responses and
-    connections stay behind."""
+    """True for what is pickled with an error: plain values, and tuples of them such as `ConnectionInfo`. Requests (their
+    bodies may be files) and responses stay behind."""
     if isinstance(value, tuple):
         return all(_can_travel(item) for item in cast("tuple[object, ...]", value))
     return value is None or isinstance(value, (bool, int, float, str, bytes))
