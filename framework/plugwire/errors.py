@@ -80,7 +80,7 @@ class Error(Exception):
 
 
 def _can_travel(value: object) -> bool:
-    """True for what is pickled with an error: plain values, and tuples of them such as `ConnectionInfo`. Requests (their
+    """True for what is pickled with an error: plain values, and tuples of them (`ConnectionInfo`). Requests (their
     bodies may be files) and responses stay behind."""
     if isinstance(value, tuple):
         return all(_can_travel(item) for item in cast("tuple[object, ...]", value))
