@@ -585,9 +585,7 @@ async def test_dial_runs_out_of_time(world: World, deaf: DeafListener) -> None:
 async def test_cancelled_dial_leaves_no_socket(world: World, deaf: DeafListener) -> None:
     runtime = world.runtime()
     seen = Seen()
-    outcome = await world.cancelled_after(
-        lambda: runtime.dial_tcp([deaf.address], INFINITY, seen=seen), seen.has_begun
-    )
+    outcome = await world.cancelled_after(lambda: runtime.dial_tcp([deaf.address], INFINITY, seen=seen), seen.has_begun)
     assert outcome.was_cancelled
     seen.check_pairs()  # that no descriptor is left, the world checks after each test
 

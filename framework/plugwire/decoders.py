@@ -70,7 +70,7 @@ class Text:
     def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
         self._encoding = encoding
         self._decoder = _text_decoder(encoding) if is_certain else None
-        self._begin = b""  # what may become a byte order mark
+        self._begin: bytes = b""  # what may become a byte order mark
 
     def feed(self, data: bytes, /) -> Sequence[str]:
         return self._decode(data, False)

@@ -227,6 +227,7 @@ class ResponseBase:
         headers: Headers
         request: Request | None
         history: list[Any]
+
         @property
         def encoding_override(self) -> str | None: ...
         def _override_encoding(self, encoding: str) -> None: ...

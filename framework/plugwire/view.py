@@ -263,9 +263,7 @@ class View(Session):
             return self.base_url.prefix(url)
         return url if type(url) is URL else URL(url)
 
-    def call(
-        self, request: Request, options: CallOptions, *, streaming: bool, runtime: Runtime | None = None
-    ) -> Call:
+    def call(self, request: Request, options: CallOptions, *, streaming: bool, runtime: Runtime | None = None) -> Call:
         """The call that carries the request. `runtime` is for a session that has not met its loop yet."""
         url = request.url
         engine = self.engine

@@ -308,9 +308,7 @@ class AsyncioStream(SocketStream):
         self.close()
 
 
-def _release(
-    loop: asyncio.AbstractEventLoop, fd: int, sock: socket.socket, timer: asyncio.TimerHandle | None
-) -> None:
+def _release(loop: asyncio.AbstractEventLoop, fd: int, sock: socket.socket, timer: asyncio.TimerHandle | None) -> None:
     if not loop.is_closed():
         loop.remove_reader(fd)
         loop.remove_writer(fd)

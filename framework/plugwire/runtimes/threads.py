@@ -114,9 +114,7 @@ class _Race:
                 self.is_decided.wake()
 
 
-async def race(
-    starters: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object] | None
-) -> tuple[int, T]:
+async def race(starters: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object] | None) -> tuple[int, T]:
     """`Runtime.race`. It waits in a `BlockingWaiter`, so it stands in its caller's scope and can be aborted itself."""
     if not starters:
         raise ValueError("a race needs at least one starter")

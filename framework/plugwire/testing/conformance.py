@@ -392,9 +392,7 @@ async def wakes_its_user_when_closed(pair: StreamPair) -> None:
     await pair.runtime.turn()
     pair.mine.close()
     error = await waiting.end()
-    expect(
-        error is None or isinstance(error, ConnectionAbortedError), f"close wakes with an abort, not with {error!r}"
-    )
+    expect(error is None or isinstance(error, ConnectionAbortedError), f"close wakes with an abort, not with {error!r}")
 
 
 async def refuses_everything_once_closed(pair: StreamPair) -> None:
