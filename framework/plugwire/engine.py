@@ -6,7 +6,9 @@ An `Engine` is what all views of one session share: plugins compiled into chains
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from weakref import WeakSet
 
 from plugwire.call import Call, Scope, can_replay, racing, returned_no_response, tell
 from plugwire.errors import Busy, Cancelled, ConnectionClosed, Error, PluginError, Refused, SessionClosed, WriteError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from plugwire.config import Limits
     from plugwire.connector import Connector
     from plugwire.messages import Request
-    from plugwire.protocols import Connection, Runtime
+    from plugwire.protocols import Body, Connection, Runtime
     from plugwire.registry import Hook, Plugins
     from plugwire.route import Route
     from plugwire.view import View
@@ -60,6 +62,7 @@ class Engine:
         self.why_closed: str | None = None
         self.waits = Scope()
         """What waits on behalf of the session's calls, but for the connections: those are aborted by the pool."""
+        self._bodies: WeakSet[Body] = WeakSet()
         self.is_open = False
         self._opened: list[Hook] = []
         self._states: dict[int, tuple[object, Any]] = {}
@@ -87,6 +90,7 @@ class Engine:
         self.pool = Pool(self.limits, runtime.now, self._connection_closed)
         self._view = view
         self._opening = runtime.lock()
+        _engines.add(self)
 
     def check_open(self) -> None:
         """Raise `SessionClosed` if somebody closed the session."""
@@ -119,8 +123,7 @@ class Engine:
         pool: Pool | None = getattr(self, "pool", None)
         if pool is None:
             return
-        pool.close(reason)
-        self.waits.abort()
+        self._abort(pool, reason)
         # Who is opening the session just now ends first.
         async with self._opening:
             await self._run_closed(None)
@@ -131,8 +134,14 @@ class Engine:
             self.why_closed = "the session was dropped without close()"
             pool: Pool | None = getattr(self, "pool", None)
             if pool is not None:
-                pool.close(self.why_closed)
-                self.waits.abort()
+                self._abort(pool, self.why_closed)
+
+    def _abort(self, pool: Pool, reason: str) -> None:
+        """End everything that is under way. Who waits closes what it used; what nobody waits for is closed here."""
+        for body in list(self._bodies):
+            body.abort()
+        pool.close(reason)
+        self.waits.abort()
 
     async def _run_closed(self, error: BaseException | None) -> None:
         """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none. Raises
@@ -158,6 +167,13 @@ class Engine:
         if found is None:
             found = self._states.setdefault(id(owner), (owner, make(self.runtime)))
         return cast("T", found[1])
+
+    def start_anew(self) -> None:
+        """In the child of a fork: what is under way is under way in the parent."""
+        self.pool.start_anew()
+        self._bodies = WeakSet()
+        self.waits = Scope()
+        self._opening = self.runtime.lock()
 
     # -- the road
 
@@ -281,6 +297,7 @@ class Engine:
             response.times = (call.started, call.setup, now, now if response.is_read else None)
             if not response.is_read:
                 scope.add(response.body)
+                self._bodies.add(response.body)
             return response
 
     async def _connection(self, route: Route, call: Call, lease: Lease | None, *, fresh: bool) -> Connection:
@@ -414,6 +431,18 @@ class Engine:
     def stats(self) -> PoolStats:
         """How the pool stands."""
         return self.pool.stats() if self.is_bound else PoolStats(0, 0, 0, {})
+
+
+_engines: WeakSet[Engine] = WeakSet()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _with_cause(error: Error, cause: Error) -> Error:

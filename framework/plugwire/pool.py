@@ -432,6 +432,10 @@ class PoolStats(NamedTuple):
     origins: dict[str, tuple[int, int, int]]
 
 
+_of_the_parent: list[Table] = []
+"""In the child of a fork: what must not be finalised there."""
+
+
 class Pool:
     """Carries out what the table decides. The small part with effects: closing, waking."""
 
@@ -564,6 +568,24 @@ class Pool:
             finally:
                 self._lock.release()
             self._carry_out(outcome)
+
+    def start_anew(self) -> None:
+        """In the child of a fork: the connections belong to the parent. They are neither used nor closed here, because
+        closing speaks on the parent's connection (TLS: close_notify) or to its event loop; the child keeps its copies
+        of the descriptors and leaves them alone. Who holds the lock may be a thread that does not exist any more."""
+        self._lock = threading.Lock()
+        for connection in list(self._live.values()):
+            slot, connection.place = connection.place, None
+            if slot is not None:
+                slot.is_counted = False
+        self._live.clear()
+        for slot in self._table.idle:
+            slot.is_counted = False
+        _of_the_parent.append(self._table)
+        reason = self._table.why_closed
+        self._table = Table(self._table.limits)
+        self._table.lose = _weakly(ref(self), Pool._lost)
+        self._table.why_closed = reason
 
     def forget(self, connection: Connection) -> None:
         """A connection is gone for good."""

@@ -466,7 +466,7 @@ class _Exchange:
         self.expect: float | None = None
         self.is_chunked = False
         length = body.length
-        if length == 0 and request.trailers is None and headers.encoded() is plain_block:
+        if plain_block is not None and length == 0 and request.trailers is None and headers.encoded() is plain_block:
             self.wants_close = False
             self.is_simple = True
             self.length: int | None = 0
@@ -767,7 +767,12 @@ class HTTP11Body(Body):
             connection.abort()
             # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
             if not self._is_reading:
-                self._drop()
+                try:
+                    self._call.check()
+                    reason: Error = ReadError("the response was aborted before its body was read")
+                except Error as error:
+                    reason = error
+                self._fail(reason)
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)
