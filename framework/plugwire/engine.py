@@ -298,6 +298,8 @@ class Engine:
             if not response.is_read:
                 scope.add(response.body)
                 self._bodies.add(response.body)
+                if self.why_closed is not None:  # just now: it was not among those that were aborted
+                    response.body.abort()
             return response
 
     async def _connection(self, route: Route, call: Call, lease: Lease | None, *, fresh: bool) -> Connection:
