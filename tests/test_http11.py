@@ -10,6 +10,7 @@ import pytest
 import plugwire
 from plugwire import Headers, InvalidHeader, LimitExceeded, Limits, ProtocolError, Request, UsageError
 from plugwire.events import Informational
+from plugwire.protocols import Stream
 from plugwire.testing.peer import (
     PeerConnection,
     ScriptedPeer,
@@ -668,3 +669,112 @@ async def test_headers_of_a_response(world: World) -> None:
             assert headers["x-A"] == "1, 2"
             assert headers["empty"] == ""
             assert list(headers.items())[:3] == [("X-A", "1"), ("x-a", "2"), ("Set-Cookie", "a=1, b")]
+
+
+# -- what only a stream can tell -----------------------------------------------------------------------------------
+
+
+class Watched(Stream):
+    """A stream that counts what is received through it, or breaks when it is written to."""
+
+    def __init__(self, stream: Stream, *, is_broken: bool = False) -> None:
+        self._stream = stream
+        self._is_broken = is_broken
+        self.received = 0
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        return self._stream.read_now(max_bytes)
+
+    def write_now(self, data: Any) -> None:
+        self._stream.write_now(data)
+
+    @property
+    def unsent(self) -> int:
+        return self._stream.unsent
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        await self._stream.wait(read, write, at)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def abort(self) -> None:
+        self._stream.abort()
+
+    def extra(self, key: Any, default: Any = None) -> Any:
+        return self._stream.extra(key, default)
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        data = await self._stream.receive(max_bytes, at)
+        self.received += len(data)
+        return data
+
+    async def send(self, data: Any, at: float, stop_if_readable: bool = False) -> int:
+        if not self._is_broken:
+            return await self._stream.send(data, at, stop_if_readable)
+        await self._stream.wait(True, False, at)
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+class Watching:
+    """A dialler that puts `Watched` around what is dialled below it."""
+
+    name = "watching"
+    honours = frozenset({"*"})
+
+    def __init__(self, *, is_broken: bool = False) -> None:
+        self._is_broken = is_broken
+        self.streams: list[Watched] = []
+
+    def refuse(self, route: Any) -> str | None:
+        return None
+
+    async def dial(self, route: Any, connecting: Any) -> Any:
+        self.streams.append(Watched(await connecting.dial(route), is_broken=self._is_broken))
+        return self.streams[-1]
+
+
+@pytest.mark.parametrize("head", [b"Content-Length: 65542\r\n", b"", b"Connection: close\r\nContent-Length: 9\r\n"])
+async def test_closing_does_not_read_what_cannot_be_kept(world: World, head: bytes) -> None:
+    watching = Watching()
+    with ScriptedPeer([expect_head(), send(HEAD + head + b"\r\n"), expect_end()]) as peer:
+        async with bare(world, transports=[watching]) as session:
+            async with session.stream("GET", peer.url):
+                before = watching.streams[0].received
+            assert watching.streams[0].received == before
+            assert open_connections(session) == (0, 0)
+
+
+async def test_closing_reads_no_more_than_a_little(world: World) -> None:
+    watching = Watching()
+    chunks = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+    script = [expect_head(), send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks * 100), expect_end()]
+    with ScriptedPeer(script) as peer:
+        async with bare(world, transports=[watching]) as session:
+            async with session.stream("GET", peer.url):
+                before = watching.streams[0].received
+            assert watching.streams[0].received - before < 65536 + 65536
+            assert open_connections(session) == (0, 0)
+
+
+@pytest.mark.parametrize("content", [None, b"small", [b"pieces"]])
+@pytest.mark.parametrize("is_observed", [False, True])
+async def test_an_answer_that_came_before_the_write_failed(world: World, content: Any, is_observed: bool) -> None:
+    answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge"
+    options: Any = {"observe": lambda event: None} if is_observed else {}
+    with ScriptedPeer([send(answer), expect_end()]) as peer:
+        async with bare(world, transports=[Watching(is_broken=True)]) as session:
+            response = await session.post(peer.url, content=content, **options)
+            assert (response.status_code, response.content) == (413, b"large")
+            assert open_connections(session) == (0, 0), "whatever the head says, it cannot be written to any more"
+
+
+async def test_a_dropped_response_of_a_leased_connection(world: World) -> None:
+    script = [expect_head(), send(HEAD + b"Content-Length: 9\r\n\r\n1234"), expect_end()]
+    with ScriptedPeer(script, [expect_head(), send(OK)]) as peer:
+        async with bare(world) as session, await session.connect(peer.url) as connection:
+            response = await connection.open_request("GET").send()
+            with pytest.warns(ResourceWarning):
+                del response
+            assert await (await connection.open_request("GET").send()).read() == b"ok"
+            assert session.stats().open == 1
