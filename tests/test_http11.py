@@ -318,7 +318,7 @@ async def test_a_connection_that_the_peer_closed_while_idle_is_replaced(world: W
     with ScriptedPeer([expect_head(), send(OK), close()], [expect_request(), send(OK)]) as peer:
         async with bare(world) as session:
             await session.get(peer.url)
-            await world.runtime().run_blocking(peer.wait_closed, 30)
+            assert await world.runtime().run_blocking(peer.wait_closed, 30)
             assert (await session.post(peer.url, content=iter([b"one-shot"]))).content == b"ok"
 
 
@@ -453,9 +453,26 @@ async def test_a_stream_that_nobody_takes_is_closed_with_the_response(world: Wor
         async with bare(world) as session:
             async with session.stream("GET", peer.url, headers=UPGRADE) as response:
                 assert response.status_code == 101
-            await world.runtime().run_blocking(peer.wait_closed, 30)
+            assert await world.runtime().run_blocking(peer.wait_closed, 30)
             with pytest.raises(UsageError):
                 response.take_stream()
+
+
+async def test_a_stream_that_nobody_takes_is_closed_with_the_session(world: World) -> None:
+    with ScriptedPeer([expect_head(), send(SWITCH), expect_end()]) as peer:
+        async with bare(world) as session:
+            response = await session.get(peer.url, headers=UPGRADE)
+            assert response.status_code == 101
+        assert await world.runtime().run_blocking(peer.wait_closed, 30)
+
+
+async def test_a_stream_that_was_taken_outlives_the_session(world: World) -> None:
+    with ScriptedPeer([expect_head(), send(SWITCH), expect(b"still here"), close()]) as peer:
+        async with bare(world) as session:
+            stream = Raw((await session.get(peer.url, headers=UPGRADE)).take_stream())
+        await stream.send(b"still here")
+        assert await stream.receive(10) == b""
+        stream.close()
 
 
 async def test_an_upgrade_that_nobody_asked_for_is_refused(world: World) -> None:

@@ -138,7 +138,7 @@ async def test_an_end_behind_a_complete_response_is_no_error(world: World) -> No
             with ScriptedPeer([expect_head(), send(whole), end], [expect_head(), send(OK)]) as peer:
                 async with bare(world) as session:
                     assert (await session.get(peer.url)).content == b"hello"
-                    await world.runtime().run_blocking(peer.wait_closed, 30)
+                    assert await world.runtime().run_blocking(peer.wait_closed, 30)
                     assert (await session.get(peer.url)).content == b"ok"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 import plugwire
 from plugwire import Headers, InvalidHeader, Request, Timeout, UsageError
+from plugwire.protocols import EVERYTHING, Stream
 from plugwire.testing.peer import (
     PeerConnection,
     ScriptedPeer,
@@ -627,3 +628,76 @@ async def test_the_body_of_another_response_is_streamed_through(world: World) ->
             content = getattr(pieces, "_inner", pieces)
             await session.put(target.url, content=content)
         assert dechunked(target.received[0].partition(b"\r\n\r\n")[2]) == large
+
+
+class Reluctant(Stream):
+    """A peer that takes a few bytes of each piece before the time is up, `patience` times; and then answers."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.left = 0
+        self.taken = 0
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        return None
+
+    def write_now(self, data: Any) -> None:
+        raise AssertionError("the speaker sends")
+
+    @property
+    def unsent(self) -> int:
+        return self.left
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        raise AssertionError("the speaker sends and receives")
+
+    async def send(self, data: Any, at: float, stop_if_readable: bool = False) -> int:
+        size = len(data) if isinstance(data, bytes) else sum(map(len, data))
+        self.left += size
+        took = min(1000, self.left) if self.patience else 0
+        if stop_if_readable and self.left > took:
+            self.patience -= bool(took)
+            self.left -= took
+            self.taken += took
+            raise TimeoutError
+        self.taken += self.left
+        self.left = 0
+        return size
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+    def extra(self, key: Any, default: Any = None) -> Any:
+        return default
+
+
+class ReluctantDialler:
+    name = "reluctant"
+    honours = frozenset({EVERYTHING})
+
+    def __init__(self, patience: int) -> None:
+        self.stream = Reluctant(patience)
+
+    def refuse(self, route: Any) -> str | None:
+        return None
+
+    async def dial(self, route: Any, connecting: Any) -> Stream:
+        return self.stream
+
+
+async def test_the_write_budget_begins_anew_with_each_byte_that_the_peer_takes(world: World) -> None:
+    dialler = ReluctantDialler(patience=200)
+    async with bare(world, transports=[dialler]) as session:
+        response = await session.post("http://127.0.0.1:1", content=b"x" * 100_000)
+        assert response.status_code == 200
+    assert dialler.stream.taken > 100_000
+
+
+async def test_a_peer_that_takes_nothing_any_more_is_given_up(world: World) -> None:
+    dialler = ReluctantDialler(patience=20)
+    async with bare(world, transports=[dialler]) as session:
+        with pytest.raises(plugwire.WriteTimeout):
+            await session.post("http://127.0.0.1:1", content=b"x" * 100_000)
+    assert dialler.stream.taken < 100_000

@@ -193,7 +193,7 @@ async def test_what_the_peer_closed_while_it_was_idle_is_not_used(world: World, 
     with ScriptedPeer([expect_request(), send(OK), end()], [expect_request(), send(OK)]) as peer:
         async with world.session() as session:
             await session.get(peer.url)
-            peer.wait_closed()
+            assert peer.wait_closed()
             # A POST: it would not be replayed.
             assert (await session.post(peer.url, content=b"x")).content == b"ok"
 

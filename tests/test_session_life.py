@@ -190,7 +190,7 @@ async def test_open_and_close_of_connections_are_told_once_each(world: World) ->
     with ScriptedPeer([expect_request(), send(OK), close()], [expect_request(), send(OK), expect_end()]) as peer:
         async with world.session(plugins=[Watcher()]) as session:
             await session.get(peer.url)
-            peer.wait_closed()
+            assert peer.wait_closed()
             await session.get(peer.url)
     (_, one), _, (_, two), _ = told
     assert told == [("Open", one), ("Close", one), ("Open", two), ("Close", two)]
@@ -253,7 +253,7 @@ async def test_a_handle_dials_again_if_the_peer_closed_in_between(world: World) 
     with ScriptedPeer([expect_request(), send(OK), close()], [expect_request(), send(OK)]) as peer:
         async with world.session() as session, await session.connect(peer.url) as connection:
             await (await connection.open_request("GET").send()).read()
-            peer.wait_closed()
+            assert peer.wait_closed()
             response = await connection.open_request("POST").send()
             assert await response.read() == b"ok"
             assert session.stats()[:3] == (1, 0, 0)

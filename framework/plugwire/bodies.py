@@ -10,7 +10,7 @@ from __future__ import annotations
 import json as _json
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from plugwire.errors import NotReplayable, UsageError
 from plugwire.protocols import Body, Source
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from plugwire.protocols import Call
 
 
-@runtime_checkable
 class BinaryFile(Protocol):
     """What `read(size)` of bytes can be called on. With `seek` and `tell` it can be replayed and has a length."""
 
@@ -237,10 +236,10 @@ def make_source(content: SourceTypes) -> Source:
         return EMPTY
     if isinstance(content, (bytes, bytearray, memoryview, str)):
         return BytesSource(as_bytes(content))
-    if isinstance(content, Source):
-        return content
-    if isinstance(content, BinaryFile):
-        return FileSource(content)
+    if _has(content, "open", "is_replayable"):
+        return cast("Source", content)
+    if _has(content, "read"):
+        return FileSource(anything)
     try:
         return BytesSource(bytes(memoryview(cast("bytes", content))))  # array.array and other buffers
     except TypeError:
@@ -256,6 +255,12 @@ def make_source(content: SourceTypes) -> Source:
     raise UsageError(
         f"content= is {type(content).__name__}: bytes, str, a binary file, an iterable of bytes, or a callable"
     )
+
+
+def _has(content: object, *names: str) -> bool:
+    """Asked by `hasattr`, and not by `isinstance` with the protocol: since Python 3.12 that one does not see what a
+    wrapper such as `tempfile.NamedTemporaryFile` hands on by `__getattr__`."""
+    return all(hasattr(content, name) for name in names)
 
 
 def make_body(content: SourceTypes, data: object, json: object, files: object) -> tuple[Source, str | None]:

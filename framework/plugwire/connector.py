@@ -88,6 +88,7 @@ class Connector:
             raise UsageError(f"transports={given!r}: a list of objects and names")
         self._given = [find_transport(item) for item in given]
         self._shipped: dict[str, Transport] = {}
+        self._roles: dict[str, list[Transport]] = {}
         self._installed: dict[str, Transport] = {}  # by the scheme they were found for
         self._finding = threading.Lock()
         self._plans: dict[Route, Plan] = {}
@@ -129,10 +130,14 @@ class Connector:
             transport = find_transport(scheme)
             _check_world(transport, world)
             self._installed[scheme] = transport
+            self._roles.clear()
             self._plans.clear()
 
     def of_role(self, role: str) -> list[Transport]:
         """All transports that play a role, in the order in which they are asked."""
+        known = self._roles.get(role)
+        if known is not None:
+            return known
         found = [transport for transport in self._given if role in roles_of(transport)]
         for name in DEFAULT_TRANSPORTS[role]:
             if name not in {transport.name for transport in found}:
@@ -142,6 +147,7 @@ class Connector:
                 found.append(self._shipped[name])
         # Last, so that the places of the others stay as they are for those who are asking just now.
         found.extend(transport for transport in self._installed.values() if role in roles_of(transport))
+        self._roles[role] = found
         return found
 
     @property

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from plugwire.config import Limits
     from plugwire.connector import Connector
     from plugwire.messages import Request
-    from plugwire.protocols import Body, Connection, Runtime
+    from plugwire.protocols import Abortable, Connection, Runtime
     from plugwire.registry import Hook, Plugins
     from plugwire.route import Route
     from plugwire.view import View
@@ -62,7 +62,8 @@ class Engine:
         self.why_closed: str | None = None
         self.waits = Scope()
         """What waits on behalf of the session's calls, but for the connections: those are aborted by the pool."""
-        self._bodies: WeakSet[Body] = WeakSet()
+        self._bodies: WeakSet[Abortable] = WeakSet()
+        """What responses have left to read, and streams that nobody has taken."""
         self.is_open = False
         self._opened: list[Hook] = []
         self._states: dict[int, tuple[object, Any]] = {}
@@ -295,6 +296,8 @@ class Engine:
                     self.pool.forget(connection)
             now = self.runtime.now()
             response.times = (call.started, call.setup, now, now if response.is_read else None)
+            if response.status_code == 101 or request.method == "CONNECT":
+                self._bodies.add(response)  # its stream, for as long as nobody has taken it
             if not response.is_read:
                 scope.add(response.body)
                 self._bodies.add(response.body)

@@ -343,6 +343,7 @@ class AsyncResponse(ResponseBase):
     """
 
     __slots__ = (
+        "__weakref__",
         "_body",
         "_content",
         "_encoding",
@@ -449,7 +450,7 @@ class AsyncResponse(ResponseBase):
 
     @property
     def trailers(self) -> Headers | None:
-        """The trailer section; None before the end of the body, or if there is none."""
+        """The trailer section; there once the end of the body has come, None if there is none."""
         return self._body.trailers if self._body is not None else None
 
     @property
@@ -697,7 +698,7 @@ class Response(ResponseBase):
 
     @property
     def trailers(self) -> Headers | None:
-        """The trailer section; None before the end of the body, or if there is none."""
+        """The trailer section; there once the end of the body has come, None if there is none."""
         return self._inner.trailers
 
     @property

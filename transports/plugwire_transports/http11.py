@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from plugwire import (
     AsyncResponse,
+    Cancelled,
     ConnectionClosed,
     Error,
     IncompleteBody,
@@ -234,9 +235,16 @@ class HTTP11Connection(Connection):
         """Send all of `data`, unless a final response comes first: that one is returned."""
         stream = self._stream
         rest: Any = data
+        left = inf
         while True:
-            await stream.send(rest, exchange.write_at(self._now()), stop_if_readable=True)
-            if not stream.unsent:
+            try:
+                await stream.send(rest, exchange.write_at(self._now()), stop_if_readable=True)
+            except TimeoutError:
+                # The budget begins anew with each byte that the peer takes, and a slow one takes few of a large piece.
+                if exchange.deadline.has_passed() or not 0 < stream.unsent < left:
+                    raise
+            left = stream.unsent
+            if not left:
                 return None
             head = self._overheard(exchange, call)
             if head is not None:
@@ -583,6 +591,7 @@ class HTTP11Body(Body):
         self._ahead: memoryview | bytes = b""
         self._error: Error | None = None
         self._is_reading = False
+        self._is_aborted = False
         if rest:
             try:
                 self._ahead = self._fed(rest)
@@ -707,6 +716,8 @@ class HTTP11Body(Body):
                 call.check()
             except Error as reason:
                 return self._fail(reason)
+        if self._is_aborted:
+            return self._fail(Cancelled("the response was closed while its body was being read"))
         if isinstance(error, TimeoutError) and not isinstance(error, Error):
             deadline = call.total
             if not deadline.has_passed():
@@ -765,6 +776,7 @@ class HTTP11Body(Body):
         connection = self._connection
         if connection is not None:
             connection.abort()
+            self._is_aborted = True
             # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
             if not self._is_reading:
                 try:

@@ -77,7 +77,7 @@ class TrioStream(SocketStream):
 
 async def _until_ready(sock: socket.socket, read: bool, write: bool, at: float) -> bool:
     """False when `at` has passed. A function, so that the cancellation that trio raises for the time keeps this frame
-    alive (until the garbage collector comes) and not that of a stream."""
+    alive (until the garbage collector comes) and not that of a stream; CPython 3.13 keeps the callers' frames too."""
     with trio.move_on_at(at) as scope:
         try:
             if not write:
