@@ -11,7 +11,7 @@ import pytest
 import plugwire
 from plugwire import NoTransport, PluginError, Session, TLSConfig
 from plugwire.errors import Refused
-from plugwire.protocols import EVERYTHING, Address, Stream
+from plugwire.protocols import EVERYTHING, Address, Connection, Stream
 from plugwire.testing import MockTransport, Server
 from third_party.connect_proxy import ConnectProxy
 from third_party.memory_transport import Memory
@@ -284,3 +284,49 @@ async def test_proxy_dialler_goes_on_below_itself(world: World) -> None:
     error = await fails(world, plugwire.ConnectError, proxy="http://proxy:1", transports=[ConnectProxy(), below])
     assert "no proxy there" in str(error)
     assert below.asked == 1
+
+
+class Counted(Memory):
+    """Counts the connections that it opens; each of them refuses its first `refusals` requests."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        super().__init__()
+        self.opened = 0
+        self.refusals = refusals
+
+    async def open(self, route: Any, connecting: Any) -> Connection:
+        self.opened += 1
+        connection = await super().open(route, connecting)
+        answer = connection.send
+
+        async def send(request: Any, call: Any) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise Refused("no capacity any more")
+            return await answer(request, call)
+
+        connection.send = send  # type: ignore[method-assign]
+        return connection
+
+
+async def test_connection_that_does_not_say_that_it_is_idle_is_used_again(world: World) -> None:
+    transport = Counted()
+    async with world.session(transports=[transport], defaults=False) as session:
+        for _ in range(3):
+            assert (await session.get("mem://x/")).content == b"from memory"
+        assert session.stats()[:3] == (1, 1, 0)
+    assert transport.opened == 1
+
+
+async def test_request_that_a_connection_refuses_goes_to_another(world: World) -> None:
+    transport = Counted(refusals=3)
+    async with world.session(transports=[transport], defaults=False) as session:
+        assert (await session.get("mem://x/")).content == b"from memory"
+    assert transport.opened == 4
+
+
+async def test_connections_that_refuse_every_request_are_to_blame(world: World) -> None:
+    transport = Counted(refusals=1000)
+    error = await fails(world, PluginError, "mem://x/", transports=[transport])
+    assert "no capacity any more" in str(error)
+    assert (error.sent, error.phase) == (False, "pool")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_REFUSALS: Final = 10
+"""Connections that may refuse one request, one after the other, before their speaker is to blame."""
+
 interceptors: Final[list[Handler]] = []
 """`plugwire.testing.intercept`: the last one answers in place of every wire of the process."""
 
@@ -267,6 +270,7 @@ class Engine:
         if lease is not None and lease.route != route:
             lease = None
         is_replay = False
+        refusals = 0
         while True:
             connection = await self._connection(route, call, lease, fresh=is_replay)
             scope, inner = call.scope, racing.get()
@@ -275,8 +279,14 @@ class Engine:
                 inner.add(connection)
             try:
                 response = await connection.send(request, call)
-            except Refused:
+            except Refused as refusal:
                 # Nothing was sent: its capacity went away between the pool's grant and now.
+                refusals += 1
+                if connection.is_idle:
+                    self._retire(connection, "it refused a request")
+                if refusals > MAX_REFUSALS:
+                    what = f"{refusals} connections to {route} took no request: {refusal.reason}"
+                    raise PluginError(what, type(connection).__name__).at("pool", request=request) from refusal
                 continue
             except (Cancelled, SessionClosed) as error:
                 # From outside, at a moment of which nothing is known.
@@ -298,7 +308,10 @@ class Engine:
             response.times = (call.started, call.setup, now, now if response.is_read else None)
             if response.status_code == 101 or request.method == "CONNECT":
                 self._bodies.add(response)  # its stream, for as long as nobody has taken it
-            if not response.is_read:
+            if response.is_read:
+                if connection.place is not None:
+                    self.pool.changed(connection)  # a connection that answers at once may forget to say that it is idle
+            else:
                 scope.add(response.body)
                 self._bodies.add(response.body)
                 if self.why_closed is not None:  # just now: it was not among those that were aborted

@@ -148,6 +148,9 @@ class Table:
         self._ready: list[tuple[int, Origin]] = []
         self._numbers = count()
         self._expires_at = inf
+        self.latest = 0.0
+        """When the last question was asked: the time for a finaliser, which runs where no clock may be had (trio's has
+        none outside of its run, or in another thread)."""
         self._closing: list[tuple[Connection, str]] = []
         self._woken: list[Waiter] = []
 
@@ -155,6 +158,7 @@ class Table:
 
     def ask(self, route: Route, now: float, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Outcome:
         """Somebody needs a connection for `route`. `fresh`: a new one, for which idle ones make room."""
+        self.latest = now
         if now >= self._expires_at:
             self.expire(now)
         lane = self.lanes.get(route) or self._lane(route)
@@ -552,7 +556,7 @@ class Pool:
             if not self._table.lost:
                 return
             with self._lock:
-                outcome = self._table.sweep(self._now())
+                outcome = self._table.sweep(self._table.latest)
 
     def _look_again(self) -> None:
         """After a step that decides nothing: slots may have been lost while it held the lock."""
@@ -564,7 +568,7 @@ class Pool:
         self._table.lost.append(lane)
         if self._lock.acquire(blocking=False):
             try:
-                outcome = self._table.sweep(self._now())
+                outcome = self._table.sweep(self._table.latest)
             finally:
                 self._lock.release()
             self._carry_out(outcome)
