@@ -312,10 +312,10 @@ def _check_nothing_is_left(threads: set[threading.Thread], descriptors: set[tupl
     # A peer in a thread of this process may still be closing its side, so what is left over gets a moment to go.
     until = time.monotonic() + 3
     while True:
-        gc.collect()
         left: set[Any] = (_threads() - threads) | (_descriptors() - descriptors)
         if not left or time.monotonic() > until:
             break
+        gc.collect()  # only now: in a large process it takes as long as many a test
         time.sleep(0.005)
     assert not left, f"left over after the test: {left}"
 

@@ -257,8 +257,12 @@ class Headers(MutableMapping[str, str]):
             if name not in self:
                 self._fields = self._fields.with_last(name, value)
         elif mode == "coalesce":
+            there = self._fields.values(name)
+            joined = _join(name, [*there, value])
             # Empty elements count for nothing (RFC 9110, 5.6.1), and would leave white space at the end of the value.
-            self._replace(name, _join(name, [one for one in (*self._fields.values(name), value) if one]))
+            if not (value and all(there)):
+                joined = _join(name, [one for one in (*there, value) if one])
+            self._replace(name, joined)
         else:
             raise UsageError(f"mode must be append, replace, if_new or coalesce, not {mode!r}")
 
