@@ -775,8 +775,8 @@ class HTTP11Body(Body):
     def abort(self) -> None:
         connection = self._connection
         if connection is not None:
+            self._is_aborted = True  # before the reader is woken, who asks
             connection.abort()
-            self._is_aborted = True
             # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
             if not self._is_reading:
                 try:
