@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from plugwire.async_session import AsyncSession
+    from plugwire.blocking_response import Response
     from plugwire.config import CallOptions, Limits, Proxy, TLSConfig
     from plugwire.errors import (
         BodyUnread,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     )
     from plugwire.headers import Headers
     from plugwire.hookspecs import hookimpl
-    from plugwire.messages import AsyncResponse, Request, Response
+    from plugwire.messages import AsyncResponse, Request
     from plugwire.session import Session
     from plugwire.shortcuts import delete, get, head, options, patch, post, put, request, stream
     from plugwire.timeouts import Timeout
@@ -133,7 +134,8 @@ _MODULES = {
     "config": ("CallOptions", "Limits", "Proxy", "TLSConfig"),
     "headers": ("Headers",),
     "hookspecs": ("hookimpl",),
-    "messages": ("AsyncResponse", "Request", "Response"),
+    "blocking_response": ("Response",),
+    "messages": ("AsyncResponse", "Request"),
     "session": ("Session",),
     "shortcuts": ("delete", "get", "head", "options", "patch", "post", "put", "request", "stream"),
     "timeouts": ("Timeout",),

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from plugwire.messages import AsyncResponse, Response
+    from plugwire.blocking_response import Response
+    from plugwire.messages import AsyncResponse
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

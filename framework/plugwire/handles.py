@@ -15,9 +15,9 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
+from plugwire.blocking_response import Response
 from plugwire.drive import Stepper, ask_for_bytes, drive
 from plugwire.errors import Busy, NotReplayable, UsageError
-from plugwire.messages import AsyncResponse, Request, Response
 from plugwire.protocols import Body
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from plugwire.config import CallOptions
     from plugwire.engine import Lease
     from plugwire.headers import Headers
+    from plugwire.messages import AsyncResponse, Request
     from plugwire.protocols import Buffer, ConnectionInfo
     from plugwire.url import URL
     from plugwire.view import View

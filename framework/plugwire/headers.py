@@ -512,9 +512,9 @@ class _Lines(ItemsView[str, str]):
         return iter(self._mapping._fields.parsed_lines())  # pyright: ignore[reportPrivateUsage]  # a part of Headers
 
     def __contains__(self, item: object) -> bool:
-        if not isinstance(item, tuple) or len(item) != 2:  # pyright: ignore[reportUnknownArgumentType]
+        if not isinstance(item, tuple) or len(item) != 2:  # pyright: ignore[reportUnknownArgumentType]  # whatever came
             return False
-        name, value = item  # pyright: ignore[reportUnknownVariableType]
+        name, value = item  # pyright: ignore[reportUnknownVariableType]  # checked below
         return isinstance(name, str) and value in self._mapping.get_list(name)
 
 

@@ -1,5 +1,5 @@
-"""`Request`, and the two faces of a response: `AsyncResponse`, which middleware sees in every world, and `Response`,
-the blocking face that a `Session` puts over it.
+"""`Request`, and `AsyncResponse`, which middleware sees in every world. (`Response`, the blocking face that a `Session`
+puts over it, stands in `blocking_response`.)
 
 A response's body is in one of these states:
 
@@ -15,10 +15,9 @@ from __future__ import annotations
 import json as _json
 import re
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
-from plugwire.drive import drive
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
 from plugwire.headers import Headers, HeadersInit
 from plugwire.timeouts import is_seconds
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from plugwire.config import Proxy, TLSConfig
-    from plugwire.decoders import AsyncDecoded, Decoded, Decoder
+    from plugwire.decoders import AsyncDecoded, Decoder
     from plugwire.protocols import Body, ConnectionInfo, Source, Stream
     from plugwire.url import Origin
 
@@ -629,233 +628,7 @@ class AsyncResponse(ResponseBase):
         await self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild_response, (AsyncResponse, *_travelling(self)))
-
-
-class Response(ResponseBase):
-    """The blocking face of a response, and a raw file: `io.BufferedReader(response)`, `io.TextIOWrapper`,
-    `shutil.copyfileobj` and `tarfile` work on it.
-
-    Args: as for `AsyncResponse`, but for `body`.
-    """
-
-    __slots__ = ("__weakref__", "_inner")
-
-    def __init__(
-        self,
-        status_code: int,
-        *,
-        headers: Headers | HeaderTypes | None = None,
-        content: bytes | str | None = None,
-        text: str | None = None,
-        json: Json = NOTHING,
-        request: Request | None = None,
-        http_version: str = "HTTP/1.1",
-        reason: str | None = None,
-    ) -> None:
-        self._inner = AsyncResponse(
-            status_code,
-            headers=headers,
-            content=content,
-            text=text,
-            json=json,
-            request=request,
-            http_version=http_version,
-            reason=reason,
-        )
-
-    @classmethod
-    def over(cls, inner: AsyncResponse) -> Response:
-        """The face over a response of the core."""
-        face = _new_request(cls)
-        face._inner = inner
-        return face
-
-    @property
-    def waiting(self) -> AsyncResponse:
-        """The response below this face."""
-        return self._inner
-
-    @property
-    def status_code(self) -> int:  # type: ignore[override]  # read here, a slot there
-        """The status (RFC 9110, 15)."""
-        return self._inner.status_code
-
-    @property
-    def reason(self) -> str:  # type: ignore[override]  # read here, a slot there
-        """The reason phrase; over HTTP/2 the usual one."""
-        return self._inner.reason
-
-    @property
-    def http_version(self) -> str:  # type: ignore[override]  # read here, a slot there
-        """ "HTTP/1.1", "HTTP/1.0" or "HTTP/2"."""
-        return self._inner.http_version
-
-    @property
-    def headers(self) -> Headers:  # type: ignore[override]  # read here, a slot there
-        """The header fields."""
-        return self._inner.headers
-
-    @property
-    def trailers(self) -> Headers | None:
-        """The trailer section; there once the end of the body has come, None if there is none."""
-        return self._inner.trailers
-
-    @property
-    def request(self) -> Request | None:  # type: ignore[override]  # read here, a slot there
-        """The request as it went out."""
-        return self._inner.request
-
-    @property
-    def url(self) -> URL | None:
-        """The URL that was asked for, after redirects."""
-        return self._inner.url
-
-    @property
-    def history(self) -> list[Any]:  # type: ignore[override]  # read here, a slot there
-        """The responses that led here, oldest first."""
-        return self._inner.history
-
-    @property
-    def connection(self) -> ConnectionInfo | None:
-        """The connection it came over."""
-        return self._inner.connection
-
-    @property
-    def timings(self) -> Timings:
-        """Where the time went."""
-        return self._inner.timings
-
-    @property
-    def content(self) -> bytes:
-        """The body, once it was read whole; `BodyUnread` before."""
-        return self._inner.content
-
-    @property
-    def is_read(self) -> bool:
-        """True if the body was read whole and kept."""
-        return self._inner.is_read
-
-    @property
-    def is_closed(self) -> bool:
-        """True if nothing is left to read or to close."""
-        return self._inner.is_closed
-
-    @property
-    def encoding_override(self) -> str | None:
-        """The charset that the caller set."""
-        return self._inner.encoding_override
-
-    def _override_encoding(self, encoding: str) -> None:
-        self._inner._encoding = encoding  # pyright: ignore[reportPrivateUsage]  # the face of that class
-
-    def read(self, size: int | None = None) -> bytes:
-        """As `AsyncResponse.read`."""
-        return drive(self._inner.read(size))
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        """As `AsyncResponse.readinto`."""
-        return drive(self._inner.readinto(buffer))
-
-    def readall(self) -> bytes:
-        """What is left of the body; it is consumed, so that the next one gives b"". (Without it
-        `io.BufferedReader.read()` would never end.)"""
-        return b"".join(iter(lambda: self.read(262144), b""))
-
-    def readable(self) -> Literal[True]:
-        """A raw file for reading."""
-        return True
-
-    def writable(self) -> Literal[False]:
-        """A raw file for reading only."""
-        return False
-
-    def seekable(self) -> Literal[False]:
-        """A raw file that cannot seek."""
-        return False
-
-    def flush(self) -> None:
-        """Nothing to do; file objects have it."""
-
-    @property
-    def closed(self) -> bool:
-        """True once it was closed before its end; a body that was read can still be read from."""
-        return self._inner._state is BodyState.CLOSED  # pyright: ignore[reportPrivateUsage]  # the face of that class
-
-    def iter_bytes(self, size: int | None = None) -> Decoded[bytes]:
-        """As `AsyncResponse.iter_bytes`."""
-        from plugwire.decoders import Decoded
-
-        return Decoded(self, self._inner.iter_bytes(size))
-
-    def iter_text(self) -> Decoded[str]:
-        """As `AsyncResponse.iter_text`."""
-        from plugwire.decoders import Decoded
-
-        return Decoded(self, self._inner.iter_text())
-
-    def iter_lines(self) -> Decoded[str]:
-        """As `AsyncResponse.iter_lines`."""
-        from plugwire.decoders import Decoded
-
-        return Decoded(self, self._inner.iter_lines())
-
-    def iter_decoded(self, decoder: Decoder[T]) -> Decoded[T]:
-        """As `AsyncResponse.iter_decoded`."""
-        from plugwire.decoders import Decoded
-
-        return Decoded(self, self._inner.iter_decoded(decoder))
-
-    def take_stream(self) -> BlockingStream:
-        """As `AsyncResponse.take_stream`; of the stream's blocking face nothing is awaited."""
-        return BlockingStream(self._inner.take_stream())
-
-    def close(self) -> None:
-        """Be done with it, in whatever state it is. Idempotent; may be called from another thread, which then ends the
-        read that is under way."""
-        drive(self._inner.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild_response, (Response, *_travelling(self._inner)))
-
-
-class BlockingStream:
-    """The blocking face of a `Stream` that was taken over after 101 or CONNECT."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    def receive(self, max_bytes: int = 65536) -> bytes:
-        """At most `max_bytes` bytes; b"" at the end."""
-        return drive(self.stream.receive(max_bytes, float("inf")))
-
-    def send(self, data: bytes) -> None:
-        """Send all of `data`."""
-        drive(self.stream.send(data, float("inf")))
-
-    def send_eof(self) -> None:
-        """End the sending side."""
-        drive(self.stream.send_eof(float("inf")))
-
-    def close(self) -> None:
-        """Close it."""
-        self.stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        return (_rebuild_response, _travelling(self))
 
 
 def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
@@ -875,7 +648,6 @@ def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
 
 
 def _rebuild_response(
-    kind: type[AsyncResponse] | type[Response],
     status_code: int,
     headers: Headers,
     content: bytes,
@@ -886,7 +658,7 @@ def _rebuild_response(
     times: Any,
     trailers: Headers | None,
     encoding: str | None,
-) -> AsyncResponse | Response:
+) -> AsyncResponse:
     inner = AsyncResponse(
         status_code, headers=headers, content=content, request=request, http_version=http_version, reason=reason
     )
@@ -894,7 +666,7 @@ def _rebuild_response(
     inner.times = times
     inner._body = MemoryBody(content, trailers)  # pyright: ignore[reportPrivateUsage]  # half of that class
     inner._encoding = encoding  # pyright: ignore[reportPrivateUsage]  # the same
-    return inner if kind is AsyncResponse else Response.over(inner)
+    return inner
 
 
 _REASONS: dict[int, str] = {}

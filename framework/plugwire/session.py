@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Self, Unpack
 
+from plugwire.blocking_response import Response
 from plugwire.drive import drive
 from plugwire.handles import ConnectionHandle, RequestHandle, connect, request_handle
-from plugwire.messages import Response
 from plugwire.session_base import SessionBase
 
 if TYPE_CHECKING:

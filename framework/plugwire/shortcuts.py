@@ -9,8 +9,8 @@ from plugwire.session import Session, Streaming
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from plugwire.blocking_response import Response
     from plugwire.config import CallOptions
-    from plugwire.messages import Response
     from plugwire.url import URL
 
 

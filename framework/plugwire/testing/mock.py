@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
 
+from plugwire.blocking_response import Response
 from plugwire.bodies import BytesSource, MemoryBody
 from plugwire.engine import interceptors
 from plugwire.errors import (
@@ -38,7 +39,7 @@ from plugwire.errors import (
     WriteError,
 )
 from plugwire.events import Data, Head, Receive, Send
-from plugwire.messages import AsyncResponse, Request, Response
+from plugwire.messages import AsyncResponse, Request
 from plugwire.protocols import EVERYTHING, Connection, ConnectionInfo, WatchedBody, connection_ids
 from plugwire.url import URL
 

@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from plugwire.blocking_response import Response
 from plugwire.bodies import BytesSource
 from plugwire.drive import drive
 from plugwire.errors import Error
 from plugwire.headers import Headers
-from plugwire.messages import AsyncResponse, Request, Response
+from plugwire.messages import AsyncResponse, Request
 from plugwire.protocols import Body
 from plugwire.testing.loopback import Loopback, say_goodbye
 from plugwire.testing.mock import Mock, Unanswered
