@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
 import os
@@ -24,6 +23,7 @@ from plugwire.events import Edge
 from plugwire.protocols import LOCAL_ADDRESS, SOCKET, Address
 from plugwire.runtimes import blocking_runtime, current_async_runtime
 from plugwire.runtimes.happy_eyeballs import Plan, alternate
+from worlds import until_it_waits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -414,9 +414,13 @@ def test_interrupt_ends_a_blocking_race_and_joins_its_threads() -> None:
         begun.wait(30)
         await runtime.sleep(1000, INFINITY)
 
-    def interrupt() -> None:
+    me = threading.current_thread()
+    assert me.ident is not None
+
+    def interrupt(ident: int = me.ident) -> None:
         begun.wait(30)
-        _thread.interrupt_main()
+        until_it_waits(me)
+        signal.pthread_kill(ident, signal.SIGINT)
 
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
