@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from typing import Any
 
 import pytest
+import trio
 
 import plugwire
 from plugwire import Busy, Limits, NetworkError, SessionClosed, UsageError
@@ -335,3 +337,27 @@ def test_after_a_fork_the_child_starts_with_an_empty_pool(tls: bool, is_reading:
         after = session.get(f"{server.url}/hello", **options).connection
         assert after is not None
         assert after.reused
+
+
+async def _get(session: Any, url: str) -> None:
+    await session.get(url)
+
+
+@pytest.mark.parametrize("run", [lambda *work: asyncio.run(work[0](*work[1:])), trio.run], ids=["asyncio", "trio"])
+def test_an_async_session_belongs_to_the_loop_of_its_first_await(run: Any) -> None:
+    with ScriptedPeer([expect_request(), send(OK)]) as peer:
+        session = plugwire.AsyncSession()
+        run(_get, session, peer.url)
+        with pytest.raises(plugwire.UsageError, match="another event loop"):
+            run(_get, session, peer.url)
+        run(session.close)
+
+
+async def test_a_response_gives_nothing_after_its_session_was_closed(world: World) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 500
+    with ScriptedPeer([expect_request(), send(head)]) as peer:
+        async with world.session() as session:
+            response = await session.open_request("GET", peer.url).send()
+            assert await response.read(10) == b"x" * 10
+        with pytest.raises(plugwire.SessionClosed):
+            await response.read(10)

@@ -32,6 +32,8 @@ class AsyncSession(SessionBase):
             from plugwire.runtimes import current_async_runtime
 
             view.engine.bind(current_async_runtime(), view.root)
+        else:
+            view.engine.runtime.check_here()
         return view
 
     async def request(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> AsyncResponse:

@@ -597,6 +597,9 @@ class Runtime(ABC):
     def now(self) -> float:
         """The clock, in seconds, that every point in time is written in. Its origin means nothing."""
 
+    def check_here(self) -> None:  # noqa: B027  (a runtime without a loop is everywhere at home)
+        """Raise `UsageError` if the caller runs in another event loop than the one that this runtime belongs to."""
+
     @abstractmethod
     async def sleep(self, seconds: float, at: float) -> None:
         """Sleep. Raises the builtin `TimeoutError` at once if that would pass `at`."""

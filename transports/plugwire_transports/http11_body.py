@@ -248,6 +248,7 @@ class HTTP11Body(Body):
                 except Error as error:
                     reason = error
                 self._fail(reason)
+                self._ahead = b""  # what came with the head is gone with the rest
 
     def __del__(self) -> None:
         connection = getattr(self, "_connection", None)

@@ -174,6 +174,9 @@ class AsyncioRuntime(SocketRuntime):
             self._clock = clock_of(loop)
         return loop
 
+    def check_here(self) -> None:
+        self.loop()
+
     def is_in_task(self) -> bool:
         """Whether the caller runs in a task of this loop, and so in its thread."""
         loop = self._loop

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
-from plugwire.errors import Busy
+from plugwire.errors import Busy, UsageError
 from plugwire.protocols import Waiter
 from plugwire.runtimes.base import SocketRuntime, report
 from plugwire.runtimes.happy_eyeballs import Readiness
@@ -234,6 +234,13 @@ class TrioRuntime(SocketRuntime):
     name = "trio"
     cancellation = (trio.Cancelled,)
     now = staticmethod(trio.current_time)  # pyright: ignore[reportAssignmentType]  (called without a frame of our own)
+
+    def __init__(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+
+    def check_here(self) -> None:
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise UsageError("this session belongs to another event loop: that of its first await")
 
     async def sleep(self, seconds: float, at: float) -> None:
         until = trio.current_time() + seconds
