@@ -19,6 +19,7 @@ meanwhile are a failure, too.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -177,7 +178,8 @@ class ScriptedPeer(Loopback):
     def _last_moment(self) -> None:
         # What a script can do without the client it still does, so that its failure does not hang on who is faster.
         def is_done() -> bool:
-            waiting = sum(connection.is_waiting for connection in self.connections)
+            # Who waits for what has come already is just about to go on.
+            waiting = sum(connection.is_waiting and not _has_news(connection.sock) for connection in self.connections)
             return waiting >= len(self._open)
 
         with self._changed:
@@ -390,3 +392,13 @@ def _drain(connection: PeerConnection) -> None:
                 connection.received += data
     except OSError:
         pass
+
+
+def _has_news(sock: socket.socket) -> bool:
+    """Whether bytes, or an end, have come that nobody has read. Of a socket that is closed: no."""
+    number = sock.fileno()
+    if number < 0:
+        return False
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return bool(poll.poll(0))
