@@ -322,3 +322,33 @@ def test_drive_of_an_interrupted_road_runs_every_finally() -> None:
     with pytest.raises(Interrupt):
         drive(inner())
     assert ran == [True]
+
+
+async def test_cancelling_a_call_cancels_what_it_asked_for_on_the_side(world: World) -> None:
+    seen: list[type[BaseException]] = []
+
+    class Refresher:
+        @plugwire.hookimpl
+        async def around_call(self, request: Any, call_next: Any, call: Any) -> Any:
+            calls.append(call)
+            try:
+                return await call.send(request, without=(self,))
+            except Error as error:
+                seen.append(type(error))
+                raise
+
+    calls: list[Any] = []
+    begun = threading.Event()
+    with ScriptedPeer([expect_request(), tell(begun), expect_end()]) as peer:
+        async with world.session(limits=ONE, plugins=[Refresher()]) as session:
+
+            async def get() -> None:
+                await session.get(peer.url)
+
+            background = world.in_background(get)
+            await world.runtime().run_blocking(begun.wait, 30)
+            await world.settle()
+            calls[0].cancel()
+            outcome = await background.outcome()
+            assert type(outcome.error) is Cancelled
+            assert seen == [Cancelled]

@@ -10,6 +10,7 @@ import pytest
 
 import plugwire
 from plugwire import AsyncResponse, Response, hookimpl
+from plugwire.call import tell
 from plugwire.events import (
     ALL,
     TLS,
@@ -352,3 +353,18 @@ async def test_call_step_lasts_until_the_body_was_read(world: World) -> None:
             with pytest.raises(plugwire.IncompleteBody):
                 await session.get(peer.url, observe=log)
     assert log.words[-1] == "!CallStep"
+
+
+def test_each_broken_observer_is_reported_even_where_another_one_stood(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda report: reports.append(str(report.exc_value)))
+    event = Open(time=0, connection=None, route=None)  # type: ignore[arg-type]
+    for number in range(50):
+
+        def broken(event: Event, number: int = number) -> None:
+            raise ValueError(number)
+
+        tell(broken, event)
+        tell(broken, event)
+        del broken  # the next one is likely to be made in its place
+    assert reports == [str(number) for number in range(50)]

@@ -701,3 +701,31 @@ async def test_a_peer_that_takes_nothing_any_more_is_given_up(world: World) -> N
         with pytest.raises(plugwire.WriteTimeout):
             await session.post("http://127.0.0.1:1", content=b"x" * 100_000)
     assert dialler.stream.taken < 100_000
+
+
+class Breaking(Reluctant):
+    """Answers the first request, says 100 (Continue) to the second, and then takes no more of it."""
+
+    def __init__(self) -> None:
+        super().__init__(patience=0)
+        self.heads = 0
+
+    async def send(self, data: Any, at: float, stop_if_readable: bool = False) -> int:
+        if stop_if_readable:
+            raise ConnectionResetError("gone")
+        self.heads += 1
+        return len(data)
+
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        return b"HTTP/1.1 100 Continue\r\n\r\n" if self.heads > 1 else await super().receive(max_bytes, at)
+
+
+async def test_nothing_is_replayed_after_a_byte_of_an_answer_an_interim_one_included(world: World) -> None:
+    dialler = ReluctantDialler(patience=0)
+    dialler.stream = Breaking()
+    async with bare(world, transports=[dialler]) as session:
+        await session.get("http://127.0.0.1:1")
+        with pytest.raises(plugwire.ReadError) as caught:
+            await session.put("http://127.0.0.1:1", content=b"x", headers={"expect": "100-continue"})
+        assert caught.value.connection is not None and caught.value.connection.reused
+    assert dialler.stream.heads == 2

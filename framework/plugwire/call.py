@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
-from weakref import ref
+from weakref import WeakSet, ref
 
 from plugwire.errors import Cancelled, NotReplayable, PluginError
 from plugwire.events import Edge, Event, Step
@@ -107,7 +107,6 @@ class Call:
         "deadline",
         "given",
         "holder",
-        "is_cancelled",
         "max_redirects",
         "origin",
         "runtime",
@@ -153,7 +152,6 @@ class Call:
         self.deadline = total if timeout.head is None else total.earlier(timeout.head, "head")
         self.attempt = 0
         self.scope = Scope()
-        self.is_cancelled = False
         self.holder = ""
         self.setup = 0.0
         self.max_redirects: int | None = None
@@ -207,14 +205,19 @@ class Call:
     def cancel(self) -> None:
         """End the call: whoever waits on its behalf is woken, and the call raises `Cancelled`. Works from any thread in
         the blocking world, from the loop's thread elsewhere."""
-        self.is_cancelled = True
         self.scope.abort()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once the call was ended from outside: by `cancel()`, by that of the call it works for, or with the
+        session."""
+        return self.scope.is_aborted
 
     def check(self) -> None:
         """Raise what ended the call from outside, if anything did: `Cancelled`, `SessionClosed`."""
+        self.session.check_open()
         if self.is_cancelled:
             raise Cancelled("the call was cancelled by call.cancel()")
-        self.session.check_open()
 
     def blame(self, error: Error, request: Request | None) -> None:
         """Fill in what only the call knows of an error: the request, the attempts, whether it may be sent again. Who
@@ -307,17 +310,18 @@ def tell(observer: Observer, event: Event) -> None:
     try:
         observer(event)
     except Exception as error:
-        if _key(observer) in _broken:
-            return
-        _broken.add(_key(observer))
-        sys.unraisablehook(
-            _Unraisable(type(error), error, error.__traceback__, "an observer raised; ignored in", observer)
-        )
+        if _is_first_fault(observer):
+            report(error, "an observer raised; ignored in", observer)
+
+
+def report(error: BaseException, message: str, culprit: object = None) -> None:
+    """Give an error that nobody can catch to `sys.unraisablehook`."""
+    sys.unraisablehook(_Unraisable(type(error), error, error.__traceback__, message, culprit))
 
 
 @dataclass
 class _Unraisable:
-    """What `sys.unraisablehook` is called with."""
+    """What `sys.unraisablehook` is called with; its own type cannot be made in Python."""
 
     exc_type: type[BaseException]
     exc_value: BaseException | None
@@ -326,13 +330,21 @@ class _Unraisable:
     object: object
 
 
-_broken: set[tuple[int, int]] = set()
+_broken: WeakSet[Any] = WeakSet()
 _ids = count(1)
 
 
-def _key(observer: Observer) -> tuple[int, int]:
-    """Tells observers apart; a bound method is another object each time that it is looked up."""
-    return id(getattr(observer, "__self__", None)), id(getattr(observer, "__func__", observer))
+def _is_first_fault(observer: Observer) -> bool:
+    """Whether this observer, or the plugin whose method it is, raises for the first time. Remembered weakly: what is
+    made in its place later is another one, even at the same address."""
+    owner: Any = getattr(observer, "__self__", observer)
+    try:
+        if owner in _broken:
+            return False
+        _broken.add(owner)
+    except TypeError:  # nothing that can be remembered so, such as the list of `list.append`
+        pass
+    return True
 
 
 class Next:

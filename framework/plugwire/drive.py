@@ -118,7 +118,6 @@ class Stepper(Generic[T]):
 
     def __init__(self, coroutine: Coroutine[Any, Any, T]) -> None:
         self._coroutine = coroutine
-        self._is_asking = False
         self.is_over = False
         self._result: list[T] = []
 

@@ -429,10 +429,10 @@ class Engine:
         """Complete an error with what only the road knows."""
         if not isinstance(error, (Cancelled, SessionClosed)):
             # Whatever the symptom was: if somebody ended the call from outside, that is the reason.
-            if call.is_cancelled:
-                error = _with_cause(Cancelled("the call was cancelled by call.cancel()"), error)
-            elif self.why_closed is not None:
-                error = _with_cause(SessionClosed(self.why_closed), error)
+            try:
+                call.check()
+            except (Cancelled, SessionClosed) as reason:
+                error = _with_cause(reason, error)
         call.blame(error, request)
         return error
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plugwire.headers import Headers
@@ -215,5 +215,3 @@ ALL: tuple[type[Event], ...] = (
     CallStep, Attempt, Redirect, Retry, Cache, PoolWait, Resolve, Connect, Tunnel, TLS, Send, Informational, Head,
     Receive, Data, Open, Close,
 )  # fmt: skip
-
-EventClasses: TypeAlias = tuple[type[Event], ...]

@@ -317,13 +317,10 @@ class AsyncConnectionHandle:
             target: a path with or without a query; "*" for OPTIONS; host:port for CONNECT.
             options: as for every call; over those of `connect`.
         """
-        return AsyncRequestHandle(*self._opened(method, target, options))
-
-    def _opened(self, method: str, target: str, options: CallOptions) -> tuple[View, Request, CallOptions]:
         merged: CallOptions = {**self._options, **options}
-        view, request, merged = opened(self._view, method, self.url, target, merged)
+        request = opened(self._view, method, self.url, target, merged)
         request.affinity = self._lease
-        return view, request, merged
+        return AsyncRequestHandle(self._view, request, merged)
 
     async def close(self) -> None:
         """Give the connection back. Idempotent."""
@@ -377,10 +374,9 @@ class ConnectionHandle:
         return f"<{type(self).__name__} to {self.url.origin}>"
 
 
-def opened(view: View, method: str, base: URL, target: str, options: CallOptions) -> tuple[View, Request, CallOptions]:
+def opened(view: View, method: str, base: URL, target: str, options: CallOptions) -> Request:
     """The request that `open_request` means; `base` is what the target is relative to."""
-    special = target == "*" or method == "CONNECT"
-    if special:
+    if target == "*" or method == "CONNECT":
         request = view.request(method, base, options)
         request.target = target
         if method == "CONNECT":
@@ -388,7 +384,7 @@ def opened(view: View, method: str, base: URL, target: str, options: CallOptions
             request.headers.add("Host", target, mode="if_new")
     else:
         request = view.request(method, base.join(target), options)
-    return view, request, options
+    return request
 
 
 async def connect(view: View, origin: URL | str, options: CallOptions) -> AsyncConnectionHandle:

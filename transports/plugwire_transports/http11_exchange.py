@@ -136,11 +136,13 @@ class Exchange:
         """The connection broke: by phase, and by whether a byte of an answer had come."""
         reason = error.strerror or str(error)
         broken: Error
-        if self.phase == "write":
+        if self.phase == "write" and not self.has_answer:
             broken = WriteError(f"the connection broke while the request was sent: {reason}")
         elif not self.has_answer:
             broken = ConnectionClosed(f"the peer closed the connection without a response: {reason}")
         else:
+            # Also while the request is still being sent: the peer has begun to act on it, so nobody sends it again
+            # unasked.
             broken = ReadError(f"the connection broke inside the response's head: {reason}")
         return broken.at(self.phase, request=self.request, sent=self.sent, connection=info)
 

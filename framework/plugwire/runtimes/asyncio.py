@@ -8,10 +8,11 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from plugwire.call import report
 from plugwire.errors import UsageError
 from plugwire.protocols import Waiter
 from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream, clock_of
-from plugwire.runtimes.base import SocketRuntime, report
+from plugwire.runtimes.base import SocketRuntime
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import aborted, too_late
 
@@ -140,7 +141,7 @@ async def _in_background(function: Callable[..., Coroutine[Any, Any, object]], a
     try:
         await function(*args)
     except Exception as error:
-        report(error)
+        report(error, "an error in a background task of plugwire")
 
 
 async def _awaited(begin: Callable[[], Awaitable[T]]) -> T:

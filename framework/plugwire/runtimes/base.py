@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from plugwire.protocols import Runtime
 from plugwire.runtimes.datagrams import SocketDatagrams, connected
@@ -79,19 +78,3 @@ def _standing(ready: Readiness, scope: Scope | None) -> Generator[Readiness]:
         if scope is not None:
             scope.discard(ready)
         ready.close()
-
-
-def report(error: BaseException) -> None:
-    """Give what a background task raised to `sys.unraisablehook`, the place for errors that nobody can catch."""
-    sys.unraisablehook(cast("Any", _Unraisable(error)))
-
-
-class _Unraisable:
-    """The argument of `sys.unraisablehook`, whose own type cannot be made in Python."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.exc_type = type(error)
-        self.exc_value = error
-        self.exc_traceback = error.__traceback__
-        self.err_msg = "Exception in a background task of plugwire"
-        self.object = None

@@ -13,10 +13,9 @@ from contextvars import Context, copy_context
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from plugwire.call import Scope, racing
+from plugwire.call import Scope, racing, report
 from plugwire.drive import drive
 from plugwire.protocols import Waiter
-from plugwire.runtimes.base import report
 from plugwire.runtimes.blocking_stream import INFINITY, LONGEST
 
 if TYPE_CHECKING:
@@ -166,4 +165,4 @@ def _report(worker: _Worker) -> None:
     """What a background task raised goes to the hook for errors that nobody can catch, unless it was cancelled."""
     error, worker.error = worker.error, None
     if error is not None and not worker.scope.is_aborted:
-        report(error)
+        report(error, "an error in a background task of plugwire")

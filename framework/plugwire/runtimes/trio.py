@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import trio
 
+from plugwire.call import report
 from plugwire.errors import Busy, UsageError
 from plugwire.protocols import Waiter
-from plugwire.runtimes.base import SocketRuntime, report
+from plugwire.runtimes.base import SocketRuntime
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import SocketStream, aborted, too_late
 
@@ -217,7 +218,7 @@ class TrioTask:
             with self._scope:
                 await function(*args)
         except Exception as error:
-            report(error)
+            report(error, "an error in a background task of plugwire")
         finally:
             self._ended.set()
 
