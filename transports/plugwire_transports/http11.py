@@ -22,12 +22,10 @@ from plugwire import (
     AsyncResponse,
     ConnectionClosed,
     Error,
-    LimitExceeded,
     ProtocolError,
     ReadError,
-    UsageError,
 )
-from plugwire.events import Data, Head, Informational, Receive, Send
+from plugwire.events import Head, Send
 from plugwire.protocols import (
     LOCAL_ADDRESS,
     PEER_ADDRESS,
@@ -38,8 +36,9 @@ from plugwire.protocols import (
     Refused,
     connection_ids,
 )
-from plugwire_transports.http11_body import RECEIVE_SIZE, HTTP11Body, ObservedBody, tell_received_whole
-from plugwire_transports.http11_exchange import Exchange
+from plugwire_transports.exchange import next_piece
+from plugwire_transports.http11_body import RECEIVE_SIZE, HTTP11Body
+from plugwire_transports.http11_exchange import HTTP11Exchange
 from plugwire_transports.http11_wire import (
     FramingKind,
     HeadReader,
@@ -49,6 +48,7 @@ from plugwire_transports.http11_wire import (
     framing,
 )
 from plugwire_transports.prefixed import PrefixedStream
+from plugwire_transports.response_body import observed, tell_received_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,8 +56,6 @@ if TYPE_CHECKING:
     from plugwire import Request
     from plugwire.protocols import Call, Connecting, Route, Stream
     from plugwire_transports.http11_wire import ResponseHead
-
-UPLOAD_PIECE: Final = 262144
 
 
 class HTTP11:
@@ -105,7 +103,7 @@ class HTTP11Connection(Connection):
         self.is_idle = False
         # What is wrong with the request itself is found before the first byte, and leaves the connection as it is.
         try:
-            exchange = Exchange(request, call, self._plain_block)
+            exchange = HTTP11Exchange(request, call, self._plain_block)
             self._plain_block = exchange.plain_block
         except BaseException:
             self.reusable()
@@ -131,7 +129,7 @@ class HTTP11Connection(Connection):
             self._failed(exchange)
             raise
 
-    async def _simple(self, exchange: Exchange, call: Call) -> ResponseHead:
+    async def _simple(self, exchange: HTTP11Exchange, call: Call) -> ResponseHead:
         """The hot road: head and body go out in one piece, then the head comes back."""
         stream = self.stream
         deadline = call.deadline.at
@@ -153,7 +151,7 @@ class HTTP11Connection(Connection):
             if head is not None:
                 return head
 
-    async def _observed(self, exchange: Exchange, call: Call) -> ResponseHead:
+    async def _observed(self, exchange: HTTP11Exchange, call: Call) -> ResponseHead:
         """The same with a body of its own, with 100 (Continue), with observers."""
         head: ResponseHead | None = None
         with call.step(Send, request=exchange.request, connection=self.info):
@@ -174,7 +172,7 @@ class HTTP11Connection(Connection):
             head = self._heard(data, exchange, call)
         return head
 
-    async def _upload(self, exchange: Exchange, call: Call) -> ResponseHead | None:
+    async def _upload(self, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """Send head and body; a final response that comes meanwhile ends it, and is returned."""
         request, stream = exchange.request, self.stream
         body = request.body.open(call)
@@ -188,7 +186,7 @@ class HTTP11Connection(Connection):
                     return head
             sent = 0
             while True:
-                piece = await _read_from(body)
+                piece = await next_piece(body)
                 # Once all that was announced is out, an answer is no longer an early one.
                 if sent != exchange.length:
                     head = self._overheard(exchange, call)
@@ -214,7 +212,7 @@ class HTTP11Connection(Connection):
         finally:
             await body.close()
 
-    async def _send_listening(self, data: Any, exchange: Exchange, call: Call) -> ResponseHead | None:
+    async def _send_listening(self, data: Any, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """Send all of `data`, unless a final response comes first: that one is returned."""
         stream = self.stream
         rest: Any = data
@@ -234,7 +232,7 @@ class HTTP11Connection(Connection):
                 return head
             rest = b""
 
-    async def _continued(self, exchange: Exchange, call: Call) -> ResponseHead | None:
+    async def _continued(self, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """Wait for 100 (Continue), at most as long as the caller said; a final response in its place is returned
         (RFC 9110, 10.1.1)."""
         limit = exchange.deadline.earlier(exchange.expect, "read")
@@ -250,12 +248,12 @@ class HTTP11Connection(Connection):
                 return head
         return None
 
-    def _overheard(self, exchange: Exchange, call: Call) -> ResponseHead | None:
+    def _overheard(self, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """What the peer has said while we were sending."""
         data = self.stream.read_now(RECEIVE_SIZE)
         return None if data is None else self._heard(data, exchange, call)
 
-    def _last_words(self, error: OSError, exchange: Exchange, call: Call) -> ResponseHead | None:
+    def _last_words(self, error: OSError, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """The final response that lies in the receive buffer of a connection on which we cannot write any more: the
         peer may have answered (413, 401) before it closed, and then that is what the caller wants to know."""
         if isinstance(error, (TimeoutError, Error)):
@@ -270,7 +268,7 @@ class HTTP11Connection(Connection):
             pass
         return None
 
-    def _heard(self, data: bytes, exchange: Exchange, call: Call) -> ResponseHead | None:
+    def _heard(self, data: bytes, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """Feed the head reader; the final head, or None until it is complete. Interim ones become events."""
         reader = self._reader
         if not data:
@@ -285,20 +283,12 @@ class HTTP11Connection(Connection):
                 return None
             if head.status >= 200 or head.status == 101:
                 return head
-            if head.status == 100:
-                exchange.may_continue = True
-            exchange.informational += 1
-            if exchange.informational > self._limits.max_informational:
-                raise LimitExceeded(
-                    f"more than max_informational={self._limits.max_informational} interim responses",
-                    "max_informational",
-                )
-            call.tell(Informational, status=head.status, reason=head.reason, headers=head.headers)
+            exchange.count_interim(head.status, head.reason, head.headers, self._limits.max_informational)
             data = reader.rest
             if not data:
                 return None
 
-    def _respond(self, exchange: Exchange, head: ResponseHead, call: Call) -> AsyncResponse:
+    def _respond(self, exchange: HTTP11Exchange, head: ResponseHead, call: Call) -> AsyncResponse:
         """The response, whose body came whole with the head, is to be read, or is no body at all."""
         request = exchange.request
         rest = self._reader.rest
@@ -331,8 +321,8 @@ class HTTP11Connection(Connection):
                 self.close()
             return response
         body: Body = HTTP11Body(self, info, request, call, decoder(framed, self._limits), rest, keep)
-        if call.watchers is not None and (call.wants(Data) or call.wants(Receive)):
-            body = ObservedBody(body, call)
+        if call.watchers is not None:
+            body = observed(body, call)
         return AsyncResponse(
             head.status,
             headers=head.headers,
@@ -343,7 +333,7 @@ class HTTP11Connection(Connection):
             connection=info,
         )
 
-    def _tunnel(self, exchange: Exchange, head: ResponseHead, info: ConnectionInfo, rest: bytes) -> AsyncResponse:
+    def _tunnel(self, exchange: HTTP11Exchange, head: ResponseHead, info: ConnectionInfo, rest: bytes) -> AsyncResponse:
         """101 or CONNECT: from here on the stream is the caller's."""
         if head.status == 101 and "upgrade" not in exchange.request.headers:
             raise ProtocolError("101 (Switching Protocols), but the request has no Upgrade field (RFC 9110, 15.2.2)")
@@ -364,7 +354,7 @@ class HTTP11Connection(Connection):
 
     # -- the connection's own life
 
-    def _failed(self, exchange: Exchange) -> None:
+    def _failed(self, exchange: HTTP11Exchange) -> None:
         """No response: nobody knows what is on its way, unless nothing was sent."""
         if exchange.sent:
             self.close()
@@ -405,16 +395,6 @@ class HTTP11Connection(Connection):
 
     def abort(self) -> None:
         self.stream.abort()
-
-
-async def _read_from(body: Body) -> bytes:
-    """The next piece of the request's content. What goes wrong in there is not the connection's fault."""
-    try:
-        return await body.receive(UPLOAD_PIECE)
-    except OSError as error:
-        if isinstance(error, Error):
-            raise
-        raise UsageError(f"the request's body could not be read: {error}") from error
 
 
 class _Gone(PrefixedStream):

@@ -2,20 +2,16 @@
 
 What came with the head is given first; then the stream is read, straight into the caller's buffer wherever the decoder
 says that the next bytes are content for certain. The connection is free again as soon as the last byte was read, not
-when the caller asks once more. A cancellation by asyncio or trio loses no byte and leaves the body as it is; any other
-interrupt ends it, because nobody knows between which two of its steps it came.
+when the caller asks once more.
 """
 
 from __future__ import annotations
 
-import warnings
-from math import inf
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from plugwire import Cancelled, Error, IncompleteBody, ReadError
-from plugwire.events import Data, Receive
-from plugwire.protocols import Body, Deadline, WatchedBody
+from plugwire import Error, IncompleteBody, ReadError
 from plugwire_transports.http11_wire import CloseDecoder
+from plugwire_transports.response_body import ResponseBody
 
 if TYPE_CHECKING:
     from plugwire import Request
@@ -30,8 +26,10 @@ DRAIN_SECONDS: Final = 0.1
 """What `close()` of an unread body reads and drops at most, to keep the connection: a new one would cost more."""
 
 
-class HTTP11Body(Body):
+class HTTP11Body(ResponseBody):
     """Reads the content of a response. The connection is free again as soon as the last byte was read."""
+
+    _connection: HTTP11Connection | None = None
 
     def __init__(
         self,
@@ -43,18 +41,14 @@ class HTTP11Body(Body):
         rest: bytes,
         keep: bool,
     ) -> None:
+        super().__init__(info, request, call)
         self.length = framed.expected
-        self._connection: HTTP11Connection | None = connection
+        self._connection = connection
         self._stream = connection.stream
-        self._info = info
-        self._request = request
-        self._call = call
         self._decoder = framed
         self._keep = keep
         self._ahead: memoryview | bytes = b""
-        self._error: Error | None = None
         self._is_reading = False
-        self._is_aborted = False
         if rest:
             try:
                 self._ahead = self._fed(rest)
@@ -67,10 +61,10 @@ class HTTP11Body(Body):
             if self._ahead:
                 return self._take(max_bytes)
             if self._connection is None:
-                return self._over()
+                return self._ended()
             try:
                 self._is_reading = True
-                data = await self._stream.receive(max(max_bytes, 4096), self._at())
+                data = await self._stream.receive(max(max_bytes, 4096), self._read_at())
                 self._arrived(data)
             except BaseException as error:
                 self._raise(error)
@@ -84,17 +78,19 @@ class HTTP11Body(Body):
                 buffer[: len(data)] = data
                 return len(data)
             if self._connection is None:
-                self._over()
+                self._ended()
                 return 0
             framed = self._decoder
             direct = framed.direct
             try:
                 self._is_reading = True
                 if not direct:
-                    self._arrived(await self._stream.receive(RECEIVE_SIZE, self._at()))
+                    self._arrived(await self._stream.receive(RECEIVE_SIZE, self._read_at()))
                     continue
                 # Content for certain: from the socket into the caller's buffer, without a copy of ours.
-                size = await self._stream.receive_into(buffer if len(buffer) <= direct else buffer[:direct], self._at())
+                size = await self._stream.receive_into(
+                    buffer if len(buffer) <= direct else buffer[:direct], self._read_at()
+                )
                 if size:
                     framed.took(size)
                     if framed.is_done:
@@ -105,15 +101,6 @@ class HTTP11Body(Body):
                 self._raise(error)
             finally:
                 self._is_reading = False
-
-    def _at(self) -> float:
-        call = self._call
-        read = call.timeout.read
-        now = call.runtime.now()
-        if now >= call.total.at:
-            # Asked here too, because a stream that always has something to give never looks at the time.
-            raise TimeoutError
-        return min(call.total.at, inf if read is None else now + read)
 
     def _fed(self, data: bytes) -> memoryview | bytes:
         content = self._decoder.feed(data)
@@ -138,11 +125,6 @@ class HTTP11Body(Body):
         self._ahead = view[max_bytes:]
         return bytes(view[:max_bytes])
 
-    def _over(self) -> bytes:
-        if self._error is not None:
-            raise self._error
-        return b""
-
     def _finish(self) -> None:
         """The end is verified."""
         self.trailers = self._decoder.trailers
@@ -153,46 +135,19 @@ class HTTP11Body(Body):
             else:
                 connection.close()
 
-    def _fail(self, error: Error) -> Error:
-        """The body cannot be read on; every later read says the same."""
-        error.at("body", request=self._request, sent=True, connection=self._info)
-        self._call.blame(error, self._request)
-        self._error = error
+    @property
+    def is_over(self) -> bool:
+        return self._connection is None
+
+    def _broken_off(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        return error
 
-    def _raise(self, error: BaseException) -> NoReturn:
-        broken = self._broken(error)
-        if broken is error:
-            raise error
-        raise broken from error
-
-    def _broken(self, error: BaseException) -> BaseException:
-        """What a failed read means. A cancellation by asyncio or trio loses no byte and leaves the body as it is."""
-        call = self._call
-        if isinstance(error, call.runtime.cancellation):
-            return error
-        if call.is_cancelled or call.session.is_closed:
-            try:
-                call.check()
-            except Error as reason:
-                return self._fail(reason)
-        if self._is_aborted:
-            return self._fail(Cancelled("the response was closed while its body was being read"))
-        if isinstance(error, TimeoutError) and not isinstance(error, Error):
-            deadline = call.total
-            if not deadline.has_passed():
-                seconds = call.timeout.read if call.timeout.read is not None else inf
-                deadline = Deadline(call.runtime.now, call.runtime.now(), "read", seconds)
-            return self._fail(deadline.error("body"))
-        if isinstance(error, Error):
-            return self._fail(error)
-        if isinstance(error, OSError):
-            return self._fail(self._cut(error))
-        self._fail(ReadError(f"reading was interrupted by {type(error).__name__}"))
-        return error
+    def _dropped(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.drop()
 
     def _cut(self, error: OSError) -> Error:
         framed = self._decoder
@@ -231,9 +186,7 @@ class HTTP11Body(Body):
 
     def _drop(self) -> None:
         self._ahead = b""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._broken_off()
 
     def abort(self) -> None:
         connection = self._connection
@@ -242,51 +195,5 @@ class HTTP11Body(Body):
             connection.abort()
             # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
             if not self._is_reading:
-                try:
-                    self._call.check()
-                    reason: Error = ReadError("the response was aborted before its body was read")
-                except Error as error:
-                    reason = error
-                self._fail(reason)
+                self._fail(self._why_aborted())
                 self._ahead = b""  # what came with the head is gone with the rest
-
-    def __del__(self) -> None:
-        connection = getattr(self, "_connection", None)
-        if connection is not None:
-            self._connection = None
-            holder = self._call.holder
-            connection.drop()
-            warnings.warn(
-                f"the response to {self._request.method} {self._request.url} was dropped without close()"
-                + (f" by the plugin {holder}" if holder else ""),
-                ResourceWarning,
-                stacklevel=2,
-                source=self,
-            )
-
-
-class ObservedBody(WatchedBody):
-    """Tells of each piece, and of the end."""
-
-    def __init__(self, inner: Body, call: Call) -> None:
-        super().__init__(inner)
-        self._call = call
-        self._step = call.step(Receive).start()
-        self._done = 0
-
-    def seen(self, data: bytes | memoryview) -> None:
-        self._done += len(data)
-        if self._call.wants(Data):
-            self._call.tell(Data, sent=False, size=len(data), done=self._done, total=self.length)
-
-    def ended(self, error: BaseException | None) -> None:
-        self._step.note(size=self._done)
-        self._step.end(error)
-
-
-def tell_received_whole(call: Call, size: int) -> None:
-    """The events of a body that came with the head."""
-    with call.step(Receive) as step:
-        if size and call.wants(Data):
-            call.tell(Data, sent=False, size=size, done=size, total=size)
-        step.note(size=size)
