@@ -1,0 +1,469 @@
+"""HPACK, the compression of header fields in HTTP/2 (RFC 7541), on the tables of the hpack package.
+
+How it works
+
+A header block is a row of *representations*, one for each field, told apart by the first bits of the first octet:
+
+    1xxxxxxx  indexed: the whole field stands in a table        001xxxxx  the dynamic table's new size; only first
+    01xxxxxx  literal, and into the dynamic table with it       0001xxxx  literal, never to be indexed by anybody
+                                                                0000xxxx  literal, not indexed here
+
+The name of a literal is an index or a string; its value is a string; a string is octets or Huffman code. Indices from 1
+to 61 are the static table, those above count the dynamic table from its newest entry. Both ends of a connection build
+the same dynamic table out of the same blocks, so each block must go through the coder, once and in order: a block that
+is lost or stopped half-way leaves the two tables different, and the next fields are *other fields* without any error.
+
+Rules that hold
+
+1. **In step or broken.** A decoder that could not finish a block never decodes again. One whose block was too large
+   has finished it: only the block's stream fails (`TooLarge`). An encoder that could not finish a block has both
+   tables emptied by the next one.
+2. **`version` names the state.** As long as it has not moved, equal blocks decode to equal fields (and equal fields
+   encode to equal blocks) without any effect on the table: this is what the wire's memos stand on. So it moves with
+   the table's content, its size, and whatever the next block must say or hear of its size. An insert that does not fit
+   into an empty table is no change; nginx sets the size to 0 and goes on to "insert" each field.
+3. **Limits are for what a block expands to; the work is bounded by its length.** Each octet is looked at once, entries
+   of the tables are shared and not copied, and no string is longer than 8/5 of its code.
+4. A literal with a static or literal name means the same in every state of the table. These representations are a
+   prefix code: none is the beginning of another. So they are remembered whole, as they stood in the block, and a slice
+   of a block that equals a remembered one is that field, whatever it looked like from its length.
+
+What is remembered of strings belongs to one connection and ends with it; it is bounded, and emptied when it is full.
+Only the Huffman automaton belongs to the process: a transition for each of 256 states and octets at most (8 MiB), found
+when it is first needed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.table import HeaderTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DEFAULT_TABLE_SIZE: Final = 4096
+"""What both tables of a connection may hold before any SETTINGS (RFC 9113, 6.5.2), in octets (RFC 7541, 4.1)."""
+
+MAX_TABLE_SIZE: Final = 4096
+"""The most that our encoder uses of what the peer allows, so that a peer cannot have us keep more."""
+
+ENTRY_OVERHEAD: Final = 32
+"""What is added to the octets of name and value, in tables (RFC 7541, 4.1) and in limits (RFC 9113, 6.5.2)."""
+
+_DECODED_ROOM: Final = 16 * 1024
+"""Octets of representations, with the overhead of each, that a decoder remembers."""
+
+_ENCODED_ROOM: Final = 64 * 1024
+"""Octets of representations, with the overhead of each, that an encoder remembers."""
+
+_MAX_CONTINUATION: Final = 5
+"""Octets behind the first of an integer (RFC 7541, 5.1): enough for 32 bits."""
+
+
+class HPACKError(ValueError):
+    """The block breaks RFC 7541: a connection error of type COMPRESSION_ERROR (RFC 9113, 4.3). The decoder is of no
+    further use."""
+
+
+class TooLarge(ValueError):
+    """The block's fields go over a limit. The block was decoded to its end all the same, so the decoder goes on.
+
+    Attributes:
+        limit: the parameter of `Decoder.decode` that was passed: "max_size" or "max_fields".
+    """
+
+    def __init__(self, message: str, limit: str) -> None:
+        super().__init__(message, limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Indexing(IntEnum):
+    """What becomes of a field in the dynamic tables along its way. The values are the bits of RFC 7541, 6.2."""
+
+    ADD = 0x40
+    """Into the table, unless it does not fit: for fields that come again (6.2.1)."""
+    WITHOUT = 0x00
+    """Not into the table: for fields that do not come again, as paths and lengths (6.2.2)."""
+    NEVER = 0x10
+    """Into no table, by no intermediary either: for secrets. Always written as a literal (6.2.3, 7.1.3)."""
+
+
+_Field: TypeAlias = tuple[str, str]
+_Entry: TypeAlias = tuple[_Field, int]  # the field and its size
+
+
+# -- the static table (appendix A) -----------------------------------------------------------------------------------
+
+_FIELDS: Final[tuple[_Field, ...]] = tuple((n.decode(), v.decode()) for n, v in HeaderTable.STATIC_TABLE)
+_FIRST_DYNAMIC: Final = len(_FIELDS) + 1  # 62
+_STATIC: Final[tuple[_Entry, ...]] = (
+    (("", ""), 0),  # there is no index 0
+    *(((name, value), len(name) + len(value) + ENTRY_OVERHEAD) for name, value in _FIELDS),
+)
+_STATIC_FIELDS: Final = {field: index for index, field in reversed([*enumerate(_FIELDS, 1)]) if field[1]}
+_STATIC_NAMES: Final = {name: index for index, (name, _) in reversed([*enumerate(_FIELDS, 1)])}
+
+
+# -- Huffman code (5.2 and appendix B) -------------------------------------------------------------------------------
+
+_CODES: Final = [format(code, f"0{length}b") for code, length in zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)]
+_SYMBOLS: Final = {code: symbol for symbol, code in enumerate(_CODES)}
+_EOS: Final = 256
+
+
+class _State(dict[int, tuple[str, "_State"]]):
+    """What the bits of an unfinished code make of the next octet: the characters that end in it, the state after."""
+
+    __slots__ = ("is_end", "pending")
+
+    def __init__(self, pending: str) -> None:
+        super().__init__()
+        self.pending = pending
+        # A string is padded with the first bits of EOS, which are all ones, and with fewer than eight.
+        self.is_end = len(pending) < 8 and "0" not in pending
+
+    def __missing__(self, octet: int) -> tuple[str, _State]:
+        code = self.pending
+        text = ""
+        for bit in format(octet, "08b"):
+            code += bit
+            symbol = _SYMBOLS.get(code)
+            if symbol == _EOS:
+                raise HPACKError("a Huffman string with EOS inside")
+            if symbol is not None:
+                text += chr(symbol)
+                code = ""
+        after = _STATES.get(code)
+        if after is None:
+            after = _STATES.setdefault(code, _State(code))
+        self[octet] = text, after
+        return text, after
+
+
+_START: Final = _State("")
+_STATES: Final = {"": _START}
+
+
+def _from_huffman(data: bytes) -> str:
+    state = _START
+    parts: list[str] = []
+    for octet in data:
+        text, state = state[octet]
+        parts.append(text)
+    if not state.is_end:
+        raise HPACKError("a Huffman string that is cut off, or with padding that is too long or not all ones")
+    return "".join(parts)
+
+
+# -- integers and strings (5.1 and 5.2) ------------------------------------------------------------------------------
+
+
+def _read_integer(block: bytes, at: int, mask: int) -> tuple[int, int]:
+    """The integer that begins in the low bits of block[at], and where it ends. IndexError if the block ends first."""
+    value = block[at] & mask
+    at += 1
+    if value < mask:
+        return value, at
+    for shift in range(0, 7 * _MAX_CONTINUATION, 7):
+        octet = block[at]
+        at += 1
+        value += (octet & 0x7F) << shift
+        if octet < 0x80:
+            return value, at
+    raise HPACKError(f"an integer of more than {1 + _MAX_CONTINUATION} octets")
+
+
+def _integer(value: int, mask: int, pattern: int) -> bytes:
+    """The integer in the low bits of an octet and the octets after it; `pattern` is what stands in the high bits."""
+    if value < mask:
+        return bytes((pattern | value,))
+    octets = bytearray((pattern | mask,))
+    value -= mask
+    while value >= 0x80:
+        octets.append(value & 0x7F | 0x80)
+        value >>= 7
+    octets.append(value)
+    return bytes(octets)
+
+
+def _read_string(block: bytes, at: int) -> tuple[str, int]:
+    is_huffman = block[at] >= 0x80
+    length, at = _read_integer(block, at, 0x7F)
+    end = at + length
+    if end > len(block):
+        raise HPACKError("the block ends inside a string")
+    data = block[at:end]
+    return (_from_huffman(data) if is_huffman else data.decode("latin-1")), end
+
+
+def _string(text: str) -> bytes:
+    """The string with its length, in Huffman code if that is shorter."""
+    data = text.encode("latin-1")
+    bits = "".join([_CODES[octet] for octet in data])
+    length = (len(bits) + 7) >> 3
+    if length >= len(data):
+        return _integer(len(data), 0x7F, 0x00) + data
+    code = int(bits + "1" * (-len(bits) & 7), 2).to_bytes(length, "big")
+    return _integer(length, 0x7F, 0x80) + code
+
+
+# -- decoding --------------------------------------------------------------------------------------------------------
+
+
+class Decoder:
+    """Decodes the header blocks of one direction of one connection. Not safe for use by several threads at once.
+
+    Attributes:
+        version: grows whenever the table, its size or the demand for a size update has changed (rule 2).
+        max_header_list_size: not used; h2 writes it. The limits are arguments of `decode`.
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.max_header_list_size = 0
+        self._entries: deque[_Entry] = deque()  # the oldest first
+        self._used = 0
+        self._size = DEFAULT_TABLE_SIZE
+        self._allowed = DEFAULT_TABLE_SIZE
+        self._demanded: int | None = None  # the next block must begin with a size update, to no more than this
+        self._is_broken = False
+
+    @property
+    def header_table_size(self) -> int:
+        """The size that the peer's encoder uses, in octets."""
+        return self._size
+
+    @property
+    def max_allowed_table_size(self) -> int:
+        """The SETTINGS_HEADER_TABLE_SIZE that we sent and the peer has acknowledged, in octets. Set below the size in
+        use, the next block must begin with an update to no more than that (RFC 7541, 4.2; RFC 9113, 4.3.1)."""
+        return self._allowed
+
+    @max_allowed_table_size.setter
+    def max_allowed_table_size(self, value: int) -> None:
+        if value != self._allowed:
+            self.version += 1
+        self._allowed = value
+        lowest = self._size if self._demanded is None else self._demanded
+        if value < lowest:
+            self._demanded = value
+
+    def decode(self, block: bytes, max_size: int, max_fields: int) -> list[tuple[str, str]]:
+        """The fields of a block, in order, names and values as latin-1.
+
+        Args:
+            block: the fragments of HEADERS and its CONTINUATIONs, joined.
+            max_size: what the fields may come to, in octets of names and values and 32 for each (RFC 9113, 6.5.2).
+            max_fields: how many fields there may be.
+
+        Raises:
+            HPACKError: the block breaks RFC 7541. Every later call raises too.
+            TooLarge: over a limit; the decoder is in step with its peer, and decodes the next block.
+        """
+        if self._is_broken:
+            raise HPACKError("an earlier block could not be decoded")
+        fields: list[tuple[str, str]] = []
+        dropped = size = at = 0
+        end = len(block)
+        try:
+            if self._demanded is not None or (end and 0x20 <= block[0] < 0x40):
+                at = self._read_updates(block)
+            while at < end:
+                octet = block[at]
+                if octet >= 0x80:
+                    index, at = _read_integer(block, at, 0x7F)
+                    entry = self._entry(index)
+                else:
+                    if 0x20 <= octet < 0x40:
+                        raise HPACKError("a table size update behind the block's first field")
+                    entry, at = self._read_literal(block, at)
+                    if octet >= 0x40:
+                        self._insert(entry)
+                    if size > max_size or len(fields) > max_fields:
+                        # Lost in any case: from here on only the table counts.
+                        dropped += len(fields)
+                        fields.clear()
+                fields.append(entry[0])
+                size += entry[1]
+        except IndexError:
+            self._is_broken = True
+            raise HPACKError("the block ends inside a field") from None
+        except BaseException:
+            # An interrupt too: nobody knows how far the table has come.
+            self._is_broken = True
+            raise
+        if size > max_size:
+            raise TooLarge(f"header fields of {size} octets, more than the {max_size} allowed", "max_size")
+        count = dropped + len(fields)
+        if count > max_fields:
+            raise TooLarge(f"{count} header fields, more than the {max_fields} allowed", "max_fields")
+        return fields
+
+    def _entry(self, index: int) -> _Entry:
+        if index < _FIRST_DYNAMIC:
+            if not index:
+                raise HPACKError("index 0")
+            return _STATIC[index]
+        if index - _FIRST_DYNAMIC >= len(self._entries):
+            raise HPACKError(f"index {index}, above the table's last, {_FIRST_DYNAMIC - 1 + len(self._entries)}")
+        return self._entries[_FIRST_DYNAMIC - 1 - index]
+
+    def _read_literal(self, block: bytes, start: int) -> tuple[_Entry, int]:
+        octet = block[start]
+        index, at = _read_integer(block, start, 0x3F if octet >= 0x40 else 0x0F)
+        if index:
+            name = self._entry(index)[0][0]
+        else:
+            name, at = _read_string(block, at)
+        value, at = _read_string(block, at)
+        return ((name, value), len(name) + len(value) + ENTRY_OVERHEAD), at
+
+    def _read_updates(self, block: bytes) -> int:
+        """Take the size updates at the block's begin (RFC 7541, 6.3). Returns where they end."""
+        at = 0
+        while at < len(block) and 0x20 <= block[at] < 0x40:
+            size, at = _read_integer(block, at, 0x1F)
+            if size > self._allowed:
+                raise HPACKError(f"a table size of {size}, above the {self._allowed} allowed")
+            if self._demanded is not None:
+                if size > self._demanded:
+                    raise HPACKError(f"a table size of {size}, where one of at most {self._demanded} was due")
+                self._demanded = None
+                self.version += 1
+            if size != self._size:
+                self._size = size
+                self.version += 1
+                self._evict(size)
+        if self._demanded is not None:
+            raise HPACKError("no table size update, though the allowed size has been lowered")
+        return at
+
+    def _insert(self, entry: _Entry) -> None:
+        size = entry[1]
+        if size <= self._size:
+            self._evict(self._size - size)
+            self._entries.append(entry)
+            self._used += size
+            self.version += 1
+        elif self._entries:
+            # Too large for the table: it empties it and stays out (RFC 7541, 4.4).
+            self._evict(0)
+            self.version += 1
+
+    def _evict(self, size: int) -> None:
+        while self._used > size:
+            self._used -= self._entries.popleft()[1]
+
+
+# -- encoding --------------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Encodes the header blocks of one direction of one connection. Not safe for use by several threads at once.
+
+    Attributes:
+        version: grows whenever the table, its size or what the next block must say of it has changed (rule 2).
+    """
+
+    def __init__(self) -> None:
+        self.version = 0
+        self._entries: deque[_Entry] = deque()  # the oldest first
+        self._fields: dict[_Field, int] = {}  # field -> how many were inserted before it
+        self._names: dict[str, int] = {}  # name -> the same of its newest entry
+        self._inserted = 0
+        self._used = 0
+        self._size = DEFAULT_TABLE_SIZE
+        self._lowest: int | None = None  # the smallest size since the last block, which must be told of it
+
+    @property
+    def header_table_size(self) -> int:
+        """The size in use, in octets. Set it to the peer's SETTINGS_HEADER_TABLE_SIZE; no more than `MAX_TABLE_SIZE` is
+        used of it. The next block tells the peer: the smallest size there was since the last one, then the last."""
+        return self._size
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        size = min(value, MAX_TABLE_SIZE)
+        if size == self._size:
+            return
+        self._lowest = min(size, self._size if self._lowest is None else self._lowest)
+        self._size = size
+        self._evict(size)
+        self.version += 1
+
+    def encode(self, fields: Sequence[tuple[str, str, Indexing]]) -> bytes:
+        """The fields as a block. Names are in lower case already; names and values are latin-1.
+
+        An encode that raises leaves nothing behind: the next block empties the peer's table.
+        """
+        parts: list[bytes] = []
+        try:
+            if self._lowest is not None:
+                parts.append(self._updates())
+            for field in fields:
+                parts.append(self._represent(field))
+            return b"".join(parts)
+        except BaseException:
+            self._evict(0)
+            self._lowest = 0
+            self.version += 1
+            raise
+
+    def _updates(self) -> bytes:
+        lowest, self._lowest = self._lowest, None
+        self.version += 1
+        update = _integer(self._size, 0x1F, 0x20)
+        if lowest is None or lowest == self._size:
+            return update
+        return _integer(lowest, 0x1F, 0x20) + update
+
+    def _represent(self, field: tuple[str, str, Indexing]) -> bytes:
+        name, value, indexing = field
+        if indexing != Indexing.NEVER:
+            index = self._index((name, value))
+            if index:
+                return _integer(index, 0x7F, 0x80)
+        size = len(name) + len(value) + ENTRY_OVERHEAD
+        if indexing == Indexing.ADD and size > self._size:
+            indexing = Indexing.WITHOUT
+        index = _STATIC_NAMES.get(name, 0)
+        if not index and name in self._names:
+            index = self._inserted - self._names[name] - 1 + _FIRST_DYNAMIC
+        part = _integer(index, 0x3F if indexing == Indexing.ADD else 0x0F, indexing)
+        if not index:
+            part += _string(name)
+        part += _string(value)
+        if indexing == Indexing.ADD:
+            self._insert(((name, value), size))
+        return part
+
+    def _index(self, field: _Field) -> int:
+        index = _STATIC_FIELDS.get(field)
+        if index is not None:
+            return index
+        number = self._fields.get(field)
+        return 0 if number is None else self._inserted - number - 1 + _FIRST_DYNAMIC
+
+    def _insert(self, entry: _Entry) -> None:
+        field, size = entry
+        self._evict(self._size - size)
+        self._entries.append(entry)
+        self._used += size
+        self._fields[field] = self._names[field[0]] = self._inserted
+        self._inserted += 1
+        self.version += 1
+
+    def _evict(self, size: int) -> None:
+        while self._used > size:
+            field, freed = self._entries.popleft()
+            self._used -= freed
+            number = self._fields.pop(field)
+            if self._names[field[0]] == number:
+                del self._names[field[0]]
