@@ -7,8 +7,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from itertools import count
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from plugwire.messages import AsyncResponse, Request
 from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -228,22 +227,14 @@ class Call:
         if error.request is not None and not error.replayable:
             error.replayable = can_replay(error, error.request)
 
-    @contextmanager
-    def waiting(self, member: Abortable) -> Generator[None]:
-        """While `member` waits on behalf of this call, `cancel()`, the end of a race and the session's end reach it."""
-        inner = racing.get()
-        of_session = self.session.engine.waits
-        try:
-            self.scope.add(member)
-            of_session.add(member)
-            if inner is not None:
-                inner.add(member)
-            yield
-        finally:
-            self.scope.discard(member)
-            of_session.discard(member)
-            if inner is not None:
-                inner.discard(member)
+    def waiting(self, member: Abortable, shared: bool = False) -> Waiting:
+        """A `with` block: while `member` waits on behalf of this call, `cancel()`, the end of a race and the session's
+        end reach it.
+
+        With `shared`, `member` alone: a stream or waiter below that serves other calls too, and that is waited for
+        inside of the block, is not aborted with the loser of a race.
+        """
+        return Waiting(self, member, shared)
 
     # -- events
 
@@ -265,6 +256,50 @@ class Call:
     def step(self, kind: type[Step], **fields: Any) -> StepEvents:
         """A `with` block that emits STARTED at its begin and exactly one of FINISHED and FAILED at its end."""
         return StepEvents(self, kind, fields)
+
+
+class Waiting:
+    """What `Call.waiting` gives: adds its member to the scopes, and takes it out again."""
+
+    __slots__ = ("_inner", "_member", "_of_call", "_of_session", "_shared", "_token")
+
+    def __init__(self, call: Call, member: Abortable, shared: bool) -> None:
+        self._of_call = call.scope
+        self._of_session = call.session.engine.waits
+        self._member = member
+        self._shared = shared
+        self._inner: Scope | None = None
+        self._token: Token[Scope | None] | None = None
+
+    def __enter__(self) -> None:
+        self._inner = inner = racing.get()
+        try:
+            self._of_call.add(self._member)
+            self._of_session.add(self._member)
+            if inner is not None:
+                inner.add(self._member)
+                if self._shared:
+                    self._token = racing.set(None)
+        except BaseException:  # an interrupt, or a member that cannot be aborted
+            self._leave()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._of_call.discard(self._member)
+        self._of_session.discard(self._member)
+        if self._inner is not None:
+            self._inner.discard(self._member)
+        if self._token is not None:
+            token, self._token = self._token, None
+            try:
+                racing.reset(token)
+            except ValueError:
+                pass  # a finaliser ends a road that was dropped, in another thread: its variable is not ours to set
 
 
 class StepEvents:

@@ -144,10 +144,15 @@ class Stream(ABC):
     Only `read_now`, `write_now`, `unsent`, `wait`, `close`, `abort` and `extra` must be written; `receive`,
     `receive_into` and `send` are derived from them and may be overridden where one plain system call does it.
 
-    One user at a time: a second waiter for readability raises `Busy`. `abort` is the one method allowed from another
-    thread. Errors are builtin `OSError` kinds; a wait that runs out of time raises the builtin `TimeoutError`.
-    A stream that was closed or aborted on this side raises `ConnectionAbortedError` from every method but `close`,
-    `abort`, `extra` and `unsent`.
+    One user at a time: a second waiter for readability raises `Busy`. Errors are builtin `OSError` kinds; a wait that
+    runs out of time raises the builtin `TimeoutError`. A stream that was closed or aborted on this side raises
+    `ConnectionAbortedError` from every method but `close`, `abort`, `nudge`, `extra` and `unsent`.
+
+    Threads: `abort` and `nudge` are allowed from any other thread. Who keeps all else apart by a lock of its own may
+    call `read_now`, `write_now`, `unsent` and `close` in one thread while another one is inside of `wait`, as requests
+    that share a connection do. It then nudges the waiter after each call that may have left something to do: after a
+    read, because what the stream holds itself no descriptor tells, and after a write that left something `unsent` if
+    the wait is not for writability.
     """
 
     @abstractmethod
@@ -180,6 +185,16 @@ class Stream(ABC):
         Raises:
             TimeoutError: `at` has passed.
             Busy: somebody else waits for readability already.
+        """
+
+    def nudge(self) -> None:  # noqa: B027  (a stream that cannot is still a stream)
+        """Make the `wait` for readability that is under way return early, for nothing.
+
+        Any number of times; no byte is lost. In the blocking world, where this may come from another thread, a nudge
+        just before the wait begins is not lost: with nobody waiting the next wait returns early, once, however often
+        it was nudged. In the other worlds, where it comes from the loop's thread, it may do nothing then. The derived
+        methods and `receive` go on waiting. A wrapper hands it down; a stream that has no way to do it leaves this one,
+        which does nothing.
         """
 
     async def receive(self, max_bytes: int, at: float) -> bytes:

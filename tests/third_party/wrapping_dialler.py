@@ -29,6 +29,9 @@ class Wrapped(Stream):
     async def wait(self, read: bool, write: bool, at: float) -> None:
         await self.inner.wait(read, write, at)
 
+    def nudge(self) -> None:
+        self.inner.nudge()
+
     async def send_eof(self, at: float) -> None:
         await self.inner.send_eof(at)
 

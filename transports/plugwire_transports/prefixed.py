@@ -38,6 +38,9 @@ class PrefixedStream(Stream):
         if not (read and self._prefix):
             await self._stream.wait(read, write, at)
 
+    def nudge(self) -> None:
+        self._stream.nudge()
+
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
         if stop_if_readable and self._prefix:
             return await super().send(data, at, True)  # by `wait`, which knows of the prefix

@@ -5,7 +5,7 @@ OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the 
 
 1. **OpenSSL takes all it can.** When it says "want read", `_incoming` is empty and no plaintext is left in OpenSSL. So
    `_incoming.pending` and `SSLObject.pending()` both 0 means *dry*: ask the lower stream. If not dry, a wait for
-   readability looks first; a wait below would hang on bytes that we hold already.
+   readability returns at once; a wait below would hang on bytes that we hold already.
 2. **`_outgoing` goes into `lower.write_now` as soon as it is filled**, before anything is awaited. What does not go out
    at once the lower stream keeps, in order. So no cancel and no time-out can tear a record.
 3. **Plaintext is encrypted late.** `_plain` holds references to what `write_now` took; a batch is encrypted when the
@@ -13,7 +13,9 @@ OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the 
 4. **A read may have to write** (TLS 1.3 key update, post-handshake authentication) **and a write to read** (TLS 1.2
    renegotiation, in a caller's own context). `_is_answering` and `_write_wants_read` carry that into the waits.
 5. **Readable below is not readable here.** Session tickets and key updates wake a wait and decrypt to nothing. Only a
-   look decides: `_has_news` decrypts, and keeps what it found in `_ahead`.
+   look decides: `_has_news` decrypts, and keeps what it found in `_ahead`. A wait does not look: another thread may be
+   inside of OpenSSL. It goes by `_is_dry`, which a read sets when it finds rule 1's case, and what comes from below
+   takes back; not dry, it returns early, and the read that follows finds content or makes it dry.
 6. **The end is authenticated** (RFC 8446, 6.1). close_notify is b"" for ever. The lower stream's end without it is
    `ConnectionResetError`, because anybody on the way can fake a FIN and cut a body short. OpenSSL is never told of the
    lower end, so OP_IGNORE_UNEXPECTED_EOF in a caller's context changes nothing.
@@ -84,6 +86,7 @@ class TLSStream(Stream):
         self._plain: deque[memoryview] = deque()
         self._plain_size = 0
         self._ahead = b""
+        self._is_dry = not (incoming.pending or tls.pending())  # OpenSSL holds nothing, as the last read has seen
         self._is_answering = False
         self._write_wants_read = False
         self._is_sound = True
@@ -102,6 +105,7 @@ class TLSStream(Stream):
                     self._answer()
                 data = self._lower.read_now(RECORDS)
                 if data is None:
+                    self._is_dry = True
                     return None
                 self._take(data)
             try:
@@ -119,6 +123,7 @@ class TLSStream(Stream):
             if not self._incoming.pending and not self._pending():
                 if self._outgoing.pending or self._is_answering:
                     return await super().receive(max_bytes, at)
+                self._is_dry = True
                 self._take(await self._lower.receive(RECORDS, at))
             try:
                 plain: bytes = self._read(max_bytes)
@@ -135,6 +140,7 @@ class TLSStream(Stream):
             if not self._incoming.pending and not self._pending():
                 if self._outgoing.pending or self._is_answering:
                     return await super().receive_into(buffer, at)
+                self._is_dry = True
                 self._take(await self._lower.receive(RECORDS, at))
             try:
                 size: int = self._read(len(buffer), buffer)
@@ -164,6 +170,7 @@ class TLSStream(Stream):
 
     def _take(self, data: bytes) -> None:
         """Ciphertext from below; b"" is its end, which is none of ours."""
+        self._is_dry = False
         if not data:
             raise self._fail(ConnectionResetError(ECONNRESET, "the peer closed the connection without close_notify"))
         self._incoming.write(data)
@@ -211,6 +218,7 @@ class TLSStream(Stream):
 
     def _fail(self, error: OSError) -> OSError:
         """From now on every read raises the same; `_pending` keeps it from asking the lower stream."""
+        self._is_dry = False
         if not self._is_aborted:
             self._pending = _one
             self._read = _raises(error)
@@ -337,7 +345,9 @@ class TLSStream(Stream):
     # -- waiting, closing ----------------------------------------------------------------------------------------
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
-        if read and (self._ahead or self._incoming.pending or self._pending()) and self._has_news():
+        # Python's own attributes alone, because another thread may move bytes meanwhile (`Stream`): OpenSSL's objects
+        # bear one thread at a time, and even the question what is pending races with a change of keys.
+        if read and (self._ahead or not self._is_dry) and not self._is_closed and not self._is_aborted:
             return
         if write:
             if self._write_wants_read:
@@ -345,6 +355,9 @@ class TLSStream(Stream):
             elif self._plain and not self._lower.unsent:
                 return
         await self._lower.wait(read, write or self._is_answering, at)
+
+    def nudge(self) -> None:
+        self._lower.nudge()
 
     def close(self) -> None:
         if self._is_closed:

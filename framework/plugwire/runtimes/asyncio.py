@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plugwire.call import report
 from plugwire.errors import UsageError
 from plugwire.protocols import Waiter
-from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream, clock_of
+from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream, clock_of, wake
 from plugwire.runtimes.base import SocketRuntime
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import aborted, too_late
@@ -88,9 +88,9 @@ class AsyncioReadiness(Readiness):
         def answered(sock: socket.socket) -> None:
             if sock not in ready:
                 ready.append(sock)
-            _wake(future)
+            wake(future)
 
-        timer = loop.call_at(at, _wake, future) if at < INFINITY else None
+        timer = loop.call_at(at, wake, future) if at < INFINITY else None
         try:
             for sock in reading:
                 loop.add_reader(sock.fileno(), answered, sock)
@@ -112,15 +112,10 @@ class AsyncioReadiness(Readiness):
     def abort(self) -> None:
         self._is_over = True
         if self._future is not None and not self._loop.is_closed():
-            _wake(self._future)
+            wake(self._future)
 
     def close(self) -> None:
         pass
-
-
-def _wake(future: asyncio.Future[bool]) -> None:
-    if not future.done():
-        future.set_result(True)
 
 
 class AsyncioTask:

@@ -20,7 +20,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import weakref
-from asyncio import BaseEventLoop
+from asyncio import BaseEventLoop, current_task
 from collections import deque
 from threading import get_ident
 from time import monotonic
@@ -278,6 +278,16 @@ class AsyncioStream(SocketStream):
         if not is_in_time:
             raise too_late()
 
+    def nudge(self) -> None:
+        waiting = self._reading
+        if waiting is None:
+            return
+        if current_task(self._loop) is not None:
+            wake(waiting)
+        else:
+            # A finaliser may run between the loop's look at what is ready and its sleep, which only this ends.
+            self._loop.call_soon_threadsafe(wake, waiting)
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -315,6 +325,12 @@ def _release(loop: asyncio.AbstractEventLoop, fd: int, sock: socket.socket, time
         if timer is not None:
             timer.cancel()
     sock.close()
+
+
+def wake(waiting: asyncio.Future[bool]) -> None:
+    """End a wait, unless it has ended."""
+    if not waiting.done():
+        waiting.set_result(True)
 
 
 def _on_readable(stream_ref: weakref.ref[AsyncioStream]) -> None:

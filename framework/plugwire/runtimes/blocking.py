@@ -9,7 +9,6 @@ Streams are in `blocking_stream`, waiters, races and tasks in `threads`.
 from __future__ import annotations
 
 import select
-import socket
 import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,12 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from plugwire.call import racing
 from plugwire.drive import drive
 from plugwire.runtimes.base import SocketRuntime
+from plugwire.runtimes.bell import Bell
 from plugwire.runtimes.blocking_stream import BlockingStream, milliseconds
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import aborted, too_late
 from plugwire.runtimes.threads import BlockingTask, BlockingWaiter, race
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from plugwire.protocols import Waiter
@@ -31,13 +32,13 @@ T = TypeVar("T")
 
 
 class PollReadiness(Readiness):
-    """Waits by poll. Another thread wakes it through a pair of sockets, made when it is first needed: a dial on a
-    local network is mostly answered before that."""
+    """Waits by poll. Another thread wakes it by a bell, made when it is first needed: a dial on a local network is
+    mostly answered before that."""
 
     def __init__(self) -> None:
         self._guard = threading.RLock()
         self._is_over = False
-        self._bell: tuple[socket.socket, socket.socket] | None = None
+        self._bell: Bell | None = None
 
     async def wait(
         self, reading: Sequence[socket.socket], writing: Sequence[socket.socket], at: float
@@ -56,8 +57,8 @@ class PollReadiness(Readiness):
         try:
             with self._guard:
                 if self._bell is None:
-                    self._bell = socket.socketpair()
-                poll.register(self._bell[0], select.POLLIN)
+                    self._bell = Bell()
+                poll.register(self._bell, select.POLLIN)
             if scope is not None:
                 scope.add(self)
             ready = [] if self._is_over else poll.poll(milliseconds(max(at - monotonic(), 0)))
@@ -72,16 +73,13 @@ class PollReadiness(Readiness):
         self._is_over = True
         with self._guard:
             if self._bell is not None:
-                try:
-                    self._bell[1].send(b"!", socket.MSG_DONTWAIT)
-                except OSError:  # closed, or rung often enough
-                    pass
+                self._bell.ring()
 
     def close(self) -> None:
         with self._guard:
-            if self._bell is not None:
-                for sock in self._bell:
-                    sock.close()
+            bell, self._bell = self._bell, None
+            if bell is not None:
+                bell.close()
 
 
 class BlockingRuntime(SocketRuntime):

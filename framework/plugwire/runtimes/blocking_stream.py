@@ -11,6 +11,12 @@ another socket at once, and that thread would read a stranger's bytes. `close` f
 closing to the thread that is inside. The flags need no lock: the user marks itself and then looks whether the stream is
 over, the closer marks it over and then looks for a user, so at least one of them sees the other. The short calls that
 never wait run under a lock instead, a reentrant one, because a signal handler may abort what its own thread uses.
+
+**Nudging from another thread.** `nudge` sets a flag, and rings a bell that a wait for readability polls beside the
+socket. The flag and the mark of who is inside work like those of abort: who waits marks itself and then looks at the
+flag, who nudges sets the flag and then looks for somebody inside; with nobody there nothing is rung. The wait that
+returns takes back the flag and the ring first, so its caller sees whatever was changed before the nudge. A wait touches
+nothing that the byte moves touch: these have a poll object of their own (one object bears one poll at a time).
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from typing import TYPE_CHECKING
 
 from plugwire.call import racing
 from plugwire.errors import Busy
+from plugwire.runtimes.bell import Bell
 from plugwire.runtimes.sockets import IOV_MAX, QUIET, SocketStream, aborted, too_late, views
 
 if TYPE_CHECKING:
@@ -35,6 +42,8 @@ if TYPE_CHECKING:
 INFINITY = float("inf")
 LONGEST = 1e6
 """Seconds that a single system call may be told to wait; who is woken by it looks at the clock and goes on."""
+DEAF = 0.05
+"""Seconds of a single poll of a stream that has no bell, because the process has no descriptor left to make one."""
 
 
 def _timeval(seconds: float) -> bytes:
@@ -63,6 +72,10 @@ class BlockingStream(SocketStream):
         self._writer = 0  # ... and for writability alone
         self._read_armed = INFINITY
         self._write_armed = INFINITY
+        self._poll: select.poll | None = None  # for waits for readability; made at the first one, as the bell is
+        self._polls_write = False
+        self._bell: Bell | None = None
+        self._is_nudged = False
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -238,19 +251,21 @@ class BlockingStream(SocketStream):
                 self._writer = me
             if scope is not None:
                 scope.add(self)
-            poll = select.poll()
-            with self._guard:
-                if not self._is_over:
-                    poll.register(self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+            poll = self._poll_for(read, write)
+            longest = DEAF if read and self._bell is None else LONGEST
             while not self._is_over:
                 rest = at - monotonic()
                 if rest <= 0:
                     raise too_late()
-                if poll.poll(milliseconds(rest)):
+                if (read and self._is_nudged) or poll.poll(milliseconds(min(rest, longest))):
                     if self._is_over:
                         break
+                    if read and self._is_nudged:
+                        self._calm()
                     return
             raise aborted()
+        except RuntimeError:  # two threads came at once, and one of them polls the kept object already
+            raise _busy() from None
         finally:
             if read:
                 self._reader = 0
@@ -260,6 +275,50 @@ class BlockingStream(SocketStream):
                 scope.discard(self)
             if self._is_closed:
                 self._release()
+
+    def _poll_for(self, read: bool, write: bool) -> select.poll:
+        """What waits. That for readability is kept, and hears the bell. To write alone somebody else may wait at the
+        same time, and seldom does: that one is made each time."""
+        poll = self._poll
+        if read and poll is not None and write == self._polls_write:
+            return poll
+        with self._guard:
+            if not read or poll is None:
+                poll = select.poll()
+            if self._is_over:  # there may be no descriptor any more, and nobody will poll
+                return poll
+            poll.register(self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+            if read:
+                if self._bell is None:
+                    self._hang(poll)
+                # Without a bell not kept, so that the next wait tries again to have one.
+                self._poll = poll if self._bell is not None else None
+                self._polls_write = write
+            return poll
+
+    def _hang(self, poll: select.poll) -> None:
+        """Make the bell, if it can be had: a wait worked without one for as long as there was none."""
+        try:
+            bell = Bell()
+        except OSError:
+            return
+        poll.register(bell, select.POLLIN)
+        self._bell = bell
+
+    def nudge(self) -> None:
+        if self._is_nudged:  # and whoever waits is about to return
+            return
+        with self._guard:
+            self._is_nudged = True
+            if self._reader and self._bell is not None:
+                self._bell.ring()
+
+    def _calm(self) -> None:
+        """The wait returns: it was nudged, however often."""
+        with self._guard:
+            self._is_nudged = False
+            if self._bell is not None:
+                self._bell.silence()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
@@ -285,6 +344,9 @@ class BlockingStream(SocketStream):
                 self._sock.close()
                 self._kept.clear()
                 self._unsent = 0
+                bell, self._bell = self._bell, None
+                if bell is not None:
+                    bell.close()
 
 
 def _busy() -> Busy:

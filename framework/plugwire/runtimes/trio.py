@@ -33,6 +33,7 @@ class TrioStream(SocketStream):
     """A non-blocking socket that is waited for by trio."""
 
     _now = staticmethod(trio.current_time)
+    _waiting: trio.CancelScope | None = None  # the wait for readability that is under way
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
         if trio.current_time() >= at:
@@ -56,11 +57,29 @@ class TrioStream(SocketStream):
             raise aborted()
         if trio.current_time() >= at:
             raise too_late()
-        is_in_time = await _until_ready(self._sock, read, write, at)
+        scope = trio.CancelScope(deadline=at)
+        if read:
+            if self._waiting is not None:
+                raise _busy()
+            self._waiting = scope
+        try:
+            await _until_ready(self._sock, read, write, scope)
+        finally:
+            if read:
+                self._waiting = None
         if self._is_over:
             raise aborted()
-        if not is_in_time:
+        if scope.cancelled_caught and trio.current_time() >= at:  # else it was nudged
             raise too_late()
+
+    def nudge(self) -> None:
+        scope = self._waiting
+        if scope is None:
+            return
+        if trio.lowlevel.in_trio_task():
+            scope.cancel()
+        else:  # a finaliser in the middle of trio's own work: maybe between its look at what is ready and its sleep
+            trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
 
     def close(self) -> None:
         if not self._is_over:
@@ -76,10 +95,11 @@ class TrioStream(SocketStream):
         self.close()
 
 
-async def _until_ready(sock: socket.socket, read: bool, write: bool, at: float) -> bool:
-    """False when `at` has passed. A function, so that the cancellation that trio raises for the time keeps this frame
-    alive (until the garbage collector comes) and not that of a stream; CPython 3.13 keeps the callers' frames too."""
-    with trio.move_on_at(at) as scope:
+async def _until_ready(sock: socket.socket, read: bool, write: bool, scope: trio.CancelScope) -> None:
+    """Until the socket is ready or the scope is cancelled. A function, so that the cancellation that trio raises for
+    the time keeps this frame alive (until the garbage collector comes) and not that of a stream; CPython 3.13 keeps the
+    callers' frames too."""
+    with scope:
         try:
             if not write:
                 await trio.lowlevel.wait_readable(sock)
@@ -90,8 +110,11 @@ async def _until_ready(sock: socket.socket, read: bool, write: bool, at: float) 
         except (trio.ClosedResourceError, ValueError):  # ValueError: closed before the wait had begun
             raise aborted() from None
         except trio.BusyResourceError:
-            raise Busy("another task waits on this stream already: a stream has one user at a time") from None
-    return not scope.cancelled_caught
+            raise _busy() from None
+
+
+def _busy() -> Busy:
+    return Busy("another task waits on this stream already: a stream has one user at a time")
 
 
 async def _first(*waits: tuple[Callable[[Any], Awaitable[object]], Any]) -> list[Any]:

@@ -105,7 +105,8 @@ class MemoryStream(Stream):
         self._kept: deque[memoryview] = deque()
         self._unsent = 0
         self._is_over = False
-        self._is_reading = False
+        self._reading: Waiter | None = None  # of the wait for readability that is under way
+        self._is_nudged = False
 
     def __del__(self) -> None:
         if not self._is_over:
@@ -152,12 +153,15 @@ class MemoryStream(Stream):
         waiter = self._runtime.waiter()
         with self._section:
             self._check()
-            if read and self._is_reading:
+            if read and self._reading is not None:
                 raise Busy("somebody else waits on this stream already: a stream has one user at a time")
+            if read and self._is_nudged:
+                self._is_nudged = False
+                return
             if (read and self._incoming.is_readable) or (write and self._outgoing.is_writable):
                 return
             if read:
-                self._is_reading = True
+                self._reading = waiter
                 self._incoming.waiters.add(waiter)
             if write:
                 self._outgoing.waiters.add(waiter)
@@ -166,12 +170,19 @@ class MemoryStream(Stream):
         finally:
             with self._section:
                 if read:
-                    self._is_reading = False
+                    self._reading = None
                 self._incoming.waiters.discard(waiter)
                 self._outgoing.waiters.discard(waiter)
         self._check()
         if not is_in_time:
             raise TimeoutError("the point in time has passed")
+
+    def nudge(self) -> None:
+        with self._section:
+            if self._reading is not None:
+                self._reading.wake()
+            else:
+                self._is_nudged = True
 
     async def send_eof(self, at: float) -> None:
         await super().send_eof(at)
