@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import weakref
@@ -14,20 +16,25 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import trio
 
 from plugwire.drive import drive
 from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, SOCKET, TLS, Address, Stream, TLSInfo
-from plugwire.runtimes import blocking_runtime, current_async_runtime
+from plugwire.runtimes import blocking_runtime, blocking_stream, current_async_runtime
+from plugwire.runtimes.blocking_stream import BlockingStream
+from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
 from worlds import until_it_waits
 
 if TYPE_CHECKING:
+    import select
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from plugwire.protocols import Runtime
     from plugwire.runtimes.base import SocketRuntime
+    from plugwire.runtimes.bell import Bell
     from plugwire.testing.conformance import Check
     from worlds import World
 
@@ -86,6 +93,9 @@ class Derived(Stream):
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
         await self.below.wait(read, write, at)
+
+    def nudge(self) -> None:
+        self.below.nudge()
 
     async def send_eof(self, at: float) -> None:
         await super().send_eof(at)
@@ -318,8 +328,6 @@ def test_blocking_stream_can_be_ended_by_another_thread(how: str, operation: str
 def test_blocking_stream_makes_no_system_call_beyond_recv_and_send(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = blocking_runtime()
     stream, theirs = socket_pair(runtime)
-    from plugwire.runtimes.blocking_stream import BlockingStream
-
     armed: list[int] = []
     arm = BlockingStream._arm
 
@@ -400,6 +408,347 @@ def test_signal_handler_may_abort_the_stream_of_its_own_thread() -> None:
         signal.signal(signal.SIGUSR1, previous)
     stream.close()
     theirs.close()
+
+
+# -- nudges --------------------------------------------------------------------------------------------------------
+
+
+class Forgetful(Derived):
+    """A wrapper whose author has forgotten to hand nudges down."""
+
+    def nudge(self) -> None:
+        Stream.nudge(self)
+
+
+async def test_the_kit_tells_a_nudge_that_does_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "NUDGED", 0.05)
+
+    async def make_pair(runtime: Runtime) -> tuple[Stream, Stream]:
+        mine, theirs = memory_streams(runtime)
+        return Forgetful(mine), theirs
+
+    with pytest.raises(AssertionError, match="a nudge ends the wait"):
+        await check_one(conformance.wakes_its_waiter_when_nudged, make_pair, world.runtime())
+    checks = (conformance.loses_nothing_when_nudged, conformance.wakes_its_waiter_when_nudged)
+    monkeypatch.setattr(conformance, "STREAM_CHECKS", checks)
+    await check_stream(make_pair, world.runtime(), can_be_nudged=False)
+    with pytest.raises(AssertionError):
+        await check_stream(make_pair, world.runtime())
+
+
+@pytest.mark.parametrize("make_pair", [tcp_pair, memory_pair])
+async def test_a_nudge_and_bytes_at_once_end_one_wait(
+    world: World, make_pair: Callable[[Runtime], Awaitable[tuple[Stream, Stream]]]
+) -> None:
+    runtime = world.runtime()
+    mine, theirs = await make_pair(runtime)
+    for number in range(20):
+        waiting = world.in_background(mine.wait, True, False, INFINITY)
+        await world.settle()
+        if number % 2:
+            theirs.write_now(b"x")
+        mine.nudge()
+        if not number % 2:
+            theirs.write_now(b"x")
+        await waiting.result()
+        assert await mine.receive(10, runtime.now() + 10) == b"x"
+    mine.close()
+    theirs.close()
+
+
+async def test_a_nudge_does_not_hide_that_the_time_is_up(world: World) -> None:
+    runtime = world.runtime()
+    mine, theirs = socket_pair(runtime)
+    for _ in range(3):
+        waiting = world.in_background(mine.wait, True, False, INFINITY)
+        await world.settle()
+        mine.nudge()
+        await waiting.result()
+        with pytest.raises(TimeoutError):
+            await mine.wait(True, False, runtime.now() + 0.01)
+    mine.close()
+    theirs.close()
+
+
+def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio() -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        selector = cast("Any", asyncio.get_running_loop())._selector
+        select = selector.select
+
+        def nudged(timeout: float | None) -> Any:
+            if timeout != 0:  # the loop has found nothing to do, and a finaliser runs
+                mine.nudge()
+            return select(timeout)
+
+        selector.select = nudged
+        try:
+            await mine.wait(True, False, runtime.now() + 10)
+        finally:
+            del selector.select
+            mine.close()
+            theirs.close()
+
+    asyncio.run(main())
+
+
+def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+
+        class Finaliser(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                if timeout:
+                    mine.nudge()
+
+        finaliser = Finaliser()
+        trio.lowlevel.add_instrument(finaliser)
+        try:
+            await mine.wait(True, False, runtime.now() + 10)
+        finally:
+            trio.lowlevel.remove_instrument(finaliser)
+            mine.close()
+            theirs.close()
+
+    trio.run(main)
+
+
+def test_a_nudge_between_the_last_look_and_the_poll_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = socket_pair(runtime)
+    poll_for = BlockingStream._poll_for
+    polls: list[int] = []
+
+    class Late:
+        def __init__(self, poll: select.poll) -> None:
+            self._poll = poll
+
+        def poll(self, timeout: int) -> Any:
+            thread = threading.Thread(target=stream.nudge)
+            thread.start()
+            thread.join()
+            polls.append(timeout)
+            return self._poll.poll(timeout)
+
+    monkeypatch.setattr(BlockingStream, "_poll_for", lambda *args: Late(poll_for(*args)))
+    for number in range(1, 4):
+        drive(stream.wait(True, False, runtime.now() + 10))
+        assert len(polls) == number
+    monkeypatch.undo()
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, runtime.now() + 0.01))
+    stream.close()
+    theirs.close()
+
+
+@pytest.fixture
+def hurried() -> Iterator[None]:
+    """Threads take turns after each microsecond."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("make_pair", [tcp_pair, memory_pair])
+def test_no_nudge_is_ever_lost(make_pair: Callable[[Runtime], Awaitable[tuple[Stream, Stream]]]) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = drive(cast("Any", make_pair(runtime)))
+    section = threading.Condition()
+    told = seen = 0
+
+    def wait() -> None:
+        nonlocal seen
+        while seen < 1500:
+            drive(stream.wait(True, False, runtime.now() + 30))
+            with section:
+                seen = told
+                section.notify()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for number in range(1, 1501):
+        with section:
+            told = number
+        stream.nudge()
+        with section:
+            while seen < number:
+                assert section.wait(30), "the waiter was not woken"
+    thread.join()
+    stream.close()
+    theirs.close()
+
+
+def descriptors() -> set[int]:
+    """Those that are open; that of the listing itself is not any more."""
+    return {number for number in map(int, os.listdir("/proc/self/fd")) if os.path.lexists(f"/proc/self/fd/{number}")}
+
+
+def test_nudging_with_nobody_there_takes_no_descriptor_and_a_waiter_one() -> None:
+    runtime = blocking_runtime()
+    stream, theirs = socket_pair(runtime)
+    before = descriptors()
+    for _ in range(10_000):
+        stream.nudge()
+    drive(stream.wait(True, False, INFINITY))
+    drive(stream.wait(False, True, INFINITY))
+    for _ in range(10_000):
+        stream.nudge()
+    made = descriptors() - before
+    assert len(made) == 1
+    assert not os.get_inheritable(*made)
+    drive(stream.wait(True, False, INFINITY))
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, runtime.now() + 0.01))
+    stream.close()
+    stream.nudge()
+    assert not made & descriptors()
+    theirs.close()
+
+
+def test_a_dropped_stream_takes_its_bell_along() -> None:
+    stream, theirs = socket_pair(blocking_runtime())
+    before = descriptors()
+    stream.nudge()
+    drive(stream.wait(True, False, INFINITY))
+    assert descriptors() > before
+    gc.disable()
+    try:
+        del stream
+        assert len(descriptors()) == len(before) - 1
+    finally:
+        gc.enable()
+    theirs.close()
+
+
+@pytest.mark.parametrize("check", [conformance.wakes_its_waiter_when_nudged, conformance.loses_nothing_when_nudged])
+def test_nudges_work_where_the_system_has_no_eventfd(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "eventfd")
+    before = descriptors()
+    drive(check_one(check, tcp_pair, blocking_runtime()))
+    assert descriptors() == before
+
+
+def test_a_wait_works_without_a_descriptor_to_spare_and_takes_one_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = socket_pair(runtime)
+
+    def refuse() -> Bell:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(blocking_stream, "Bell", refuse)
+    drive(check_one(conformance.wakes_its_waiter_when_nudged, tcp_pair, runtime))
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, runtime.now() + 0.01))
+    before = descriptors()
+    monkeypatch.undo()
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, runtime.now() + 0.01))
+    assert len(descriptors() - before) == 1
+    stream.close()
+    theirs.close()
+
+
+class Sharing:
+    """Threads that share a stream to a peer which echoes: one of them waits for all, the others move bytes meanwhile.
+
+    It is how HTTP/2 does it, with everything left out: a lock, one who leads, and nudges where the leader could miss
+    something.
+    """
+
+    def __init__(self, stream: Stream, runtime: Runtime, size: int) -> None:
+        self.stream = stream
+        self.now = runtime.now
+        self.size = size
+        self.section = threading.Condition()
+        self.come: dict[int, int] = {}
+        self.partial = b""
+        self.leader = 0
+        self.errors: list[BaseException] = []
+
+    def run(self, threads: int, rounds: int) -> None:
+        running = [threading.Thread(target=self._talk, args=(number, rounds)) for number in range(1, threads + 1)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        assert not self.errors, self.errors
+        assert self.come == dict.fromkeys(range(1, threads + 1), rounds)
+
+    def _talk(self, me: int, rounds: int) -> None:
+        try:
+            for number in range(1, rounds + 1):
+                with self.section:
+                    self.stream.write_now(bytes([me]) * self.size)
+                    if self.stream.unsent:
+                        self.stream.nudge()
+                self._until(me, number)
+        except BaseException as error:
+            self.errors.append(error)
+
+    def _until(self, me: int, number: int) -> None:
+        while True:
+            with self.section:
+                self._move()
+                if self.come.get(me, 0) >= number:
+                    if self.leader == me:
+                        self.leader = 0
+                    self.section.notify_all()
+                    return
+                if self.leader not in (0, me):
+                    self.stream.nudge()  # it may have been our read that took what the leader waits for
+                    assert self.section.wait(30)
+                    continue
+                self.leader = me
+                write = self.stream.unsent > 0
+            drive(self.stream.wait(True, write, self.now() + 30))
+
+    def _move(self) -> None:
+        if self.stream.unsent:
+            self.stream.write_now(b"")
+        data = self.stream.read_now(65536)
+        if data is None:
+            return
+        assert data, "the peer has ended"
+        self.partial += data
+        while len(self.partial) >= self.size:
+            piece, self.partial = self.partial[: self.size], self.partial[self.size :]
+            assert len(set(piece)) == 1, "bytes of two threads are mixed"
+            self.come[piece[0]] = self.come.get(piece[0], 0) + 1
+        self.section.notify_all()
+
+
+def echoes(stream: Stream, runtime: Runtime) -> threading.Thread:
+    """A peer in a thread of its own, until the end."""
+
+    async def echo() -> None:
+        while data := await stream.receive(65536, runtime.now() + 30):
+            await stream.send(data, runtime.now() + 30)
+
+    thread = threading.Thread(target=lambda: drive(echo()))
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("make_pair", [tcp_pair, memory_pair])
+def test_threads_may_move_bytes_under_a_lock_while_one_of_them_waits(
+    make_pair: Callable[[Runtime], Awaitable[tuple[Stream, Stream]]], size: int
+) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = drive(cast("Any", make_pair(runtime)))
+    peer = echoes(theirs, runtime)
+    Sharing(stream, runtime, size).run(threads=5, rounds=30)
+    stream.close()
+    peer.join()
+    theirs.close()
+
+
+# -- what only asyncio can get wrong -------------------------------------------------------------------------------
 
 
 def test_asyncio_stream_outlives_its_loop() -> None:

@@ -145,7 +145,7 @@ def test_a_wait_does_not_hang_on_a_whole_record_that_came_with_another() -> None
 
 def test_a_wait_is_ended_once_at_most_by_a_ticket_that_is_here_already() -> None:
     stream, peer, lower = connected()
-    stream._incoming.write(bytes(peer.outbox))
+    stream._take(bytes(peer.outbox))
     peer.outbox.clear()
     drive(stream.wait(True, False, inf))
     assert stream.read_now(100) is None

@@ -148,11 +148,10 @@ class Stream(ABC):
     runs out of time raises the builtin `TimeoutError`. A stream that was closed or aborted on this side raises
     `ConnectionAbortedError` from every method but `close`, `abort`, `nudge`, `extra` and `unsent`.
 
-    Threads: `abort` and `nudge` are allowed from any other thread. Who keeps all else apart by a lock of its own may
-    call `read_now`, `write_now`, `unsent` and `close` in one thread while another one is inside of `wait`, as requests
-    that share a connection do. It then nudges the waiter after each call that may have left something to do: after a
-    read, because what the stream holds itself no descriptor tells, and after a write that left something `unsent` if
-    the wait is not for writability.
+    Threads (of the blocking world): `abort` and `nudge` may come from any thread at any time. Who keeps all else apart
+    by a lock of its own may call `read_now`, `write_now`, `unsent` and `close` in one thread while another one is in
+    `wait`, as requests that share a connection do. It then nudges the waiter after a read, because no descriptor tells
+    what the stream holds itself, and after a write that left something `unsent`, if the wait is not for writability.
     """
 
     @abstractmethod

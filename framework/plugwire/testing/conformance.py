@@ -34,18 +34,26 @@ PATIENCE = 30.0
 """Seconds until something that must happen counts as missing."""
 SOON = 0.02
 """Seconds that a wait gets which is meant to run out of time."""
+NUDGED = 5.0
+"""Seconds that a wait gets which is meant to be nudged."""
 MORE_THAN_FITS = 16 * 1024 * 1024
 """Bytes that no pipe of a sane size takes at once."""
 
 
-async def check_stream(make_pair: MakePair, runtime: Runtime) -> None:
+async def check_stream(make_pair: MakePair, runtime: Runtime, *, can_be_nudged: bool = True) -> None:
     """Run all checks, each on a fresh pair.
+
+    Args:
+        make_pair: connects the stream under test with its peer.
+        runtime: the world.
+        can_be_nudged: False for a stream that leaves `Stream.nudge` as it is, because it has no way to wake its waiter.
 
     Raises:
         AssertionError: a promise is broken; a note names the check.
     """
     for check in STREAM_CHECKS:
-        await check_one(check, make_pair, runtime)
+        if can_be_nudged or check is not wakes_its_waiter_when_nudged:
+            await check_one(check, make_pair, runtime)
 
 
 async def check_one(check: Check, make_pair: MakePair, runtime: Runtime) -> None:
@@ -105,6 +113,7 @@ class Background:
     def __init__(self, pair: StreamPair, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         self.result: Any = None
         self.error: BaseException | None = None
+        self.is_over = False
         self._task = pair.runtime.start(self._run, work)
 
     async def _run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
@@ -114,6 +123,8 @@ class Background:
             self.error = error
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self.is_over = True
 
     def cancel(self) -> None:
         self._task.cancel()
@@ -367,6 +378,51 @@ async def has_one_reader_at_a_time(pair: StreamPair) -> None:
     expect(len(refusals) == 1, "a second waiter for readability raises Busy, the first goes on")
 
 
+async def wakes_its_waiter_when_nudged(pair: StreamPair) -> None:
+    expect(pair.mine.read_now(1) is None, "read_now gives None when nothing is there")
+    for is_full in (False, True):
+        if is_full:
+            await pair.fill(pair.mine)
+        waiting = Background(pair, partial(pair.mine.wait, True, is_full, pair.runtime.now() + NUDGED))
+        while not waiting.is_over:
+            pair.mine.nudge()
+            await pair.runtime.sleep(0.001, float("inf"))
+        expect(await waiting.end() is None, "a nudge ends the wait that is under way (and a wrapper hands it down)")
+        await pair.theirs.send(b"news", pair.in_time())
+        expect(await pair.read_exactly(pair.mine, 4) == b"news", "after a nudge the stream is usable")
+
+
+async def loses_nothing_when_nudged(pair: StreamPair) -> None:
+    for _ in range(2000):
+        pair.mine.nudge()
+    expect(pair.mine.read_now(1) is None, "a nudge is not something to read")
+    early = 0
+    try:
+        while early < 2:
+            await pair.mine.wait(True, False, pair.soon())
+            expect(pair.mine.read_now(1) is None, "a nudge is not something to read")
+            early += 1
+    except TimeoutError:
+        pass
+    expect(early < 2, "nudged while nobody waits, however often, one later wait may return early, no more")
+    for size in (10, 100_000):
+        buffer = memoryview(bytearray(size))
+        reading = Background(pair, partial(pair.mine.receive_into, buffer, pair.in_time()))
+        for _ in range(5):
+            await pair.runtime.turn()
+            pair.mine.nudge()
+        await pair.theirs.send(b"c", pair.in_time())
+        pair.mine.nudge()
+        expect(await reading.outcome() == 1 and buffer[0] == ord("c"), "who receives goes on waiting when nudged")
+    data = pattern(MORE_THAN_FITS)
+    sending = Background(pair, lambda: pair.mine.send(data, pair.in_time()))
+    for _ in range(5):
+        await pair.runtime.turn()
+        pair.mine.nudge()
+    expect(await pair.read_exactly(pair.theirs, len(data)) == data, "nudging loses no byte")
+    expect(await sending.outcome() == len(data), "who sends goes on when nudged")
+
+
 async def wakes_its_user_when_aborted(pair: StreamPair) -> None:
     waiting = Background(pair, lambda: pair.mine.receive(10, pair.in_time()))
     await pair.runtime.turn()
@@ -400,6 +456,7 @@ async def refuses_everything_once_closed(pair: StreamPair) -> None:
     pair.mine.close()
     pair.mine.close()
     pair.mine.abort()
+    pair.mine.nudge()
     mine, at, promise = pair.mine, pair.in_time(), "a closed stream raises ConnectionAbortedError"
     expect_raises_now(ConnectionAbortedError, lambda: mine.read_now(1), promise)
     expect_raises_now(ConnectionAbortedError, lambda: mine.write_now(b"x"), promise)
@@ -455,6 +512,8 @@ STREAM_CHECKS: tuple[Check, ...] = (
     carries_both_directions_at_once,
     loses_nothing_to_a_cancel,
     has_one_reader_at_a_time,
+    wakes_its_waiter_when_nudged,
+    loses_nothing_when_nudged,
     wakes_its_user_when_aborted,
     wakes_its_writer_when_aborted,
     wakes_its_user_when_closed,
