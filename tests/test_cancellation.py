@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,12 @@ import trio
 
 import plugwire
 from plugwire import Cancelled, Error, Limits, SessionClosed
+from plugwire.call import Call, Scope, racing
 from plugwire.drive import drive
+from plugwire.runtimes import blocking_runtime
 from plugwire.testing import PeerFailure, ScriptedPeer
 from plugwire.testing.peer import Step, expect_end, expect_head, expect_request, send, tell, wait_for
+from test_streams import socket_pair
 from worlds import Outcome, World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -352,3 +356,127 @@ async def test_cancelling_a_call_cancels_what_it_asked_for_on_the_side(world: Wo
             outcome = await background.outcome()
             assert type(outcome.error) is Cancelled
             assert seen == [Cancelled]
+
+
+# -- Call.waiting --------------------------------------------------------------------------------------------------
+
+
+class Member:
+    """What waits on behalf of a call: counts how often it was aborted, and passes it on as a wake."""
+
+    def __init__(self, wake: Callable[[], object] = lambda: None) -> None:
+        self.aborts = 0
+        self._wake = wake
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self._wake()
+
+
+def a_call(runtime: Any) -> Call:
+    """A call of a session that has nothing but what waits in it."""
+    session: Any = SimpleNamespace(engine=SimpleNamespace(waits=Scope()))
+    return Call(session, runtime, plugwire.URL("http://peer.example/").origin, plugwire.Timeout())
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_member_is_reached_while_it_waits_and_not_after(world: World, shared: bool) -> None:
+    call = a_call(world.runtime())
+    session: Any = call.session
+    race = Scope()
+    for scope in (call.scope, session.engine.waits, race):
+        scope.is_aborted = False
+        member = Member()
+        token = racing.set(race)
+        try:
+            with suppress(ZeroDivisionError), call.waiting(member, shared):
+                assert racing.get() is (None if shared else race)
+                scope.abort()
+                assert member.aborts == 1
+                raise ZeroDivisionError
+            assert racing.get() is race
+        finally:
+            racing.reset(token)
+        scope.abort()
+        assert member.aborts == 1
+        scope.is_aborted = False
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_who_comes_too_late_to_wait_is_aborted_at_once(world: World, shared: bool) -> None:
+    call = a_call(world.runtime())
+    call.cancel()
+    member = Member()
+    with call.waiting(member, shared):
+        assert member.aborts == 1
+
+
+def test_a_member_that_cannot_be_aborted_leaves_no_trace() -> None:
+    call = a_call(blocking_runtime())
+    race = Scope()
+    race.abort()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    member = Member(fail)
+    token = racing.set(race)
+    try:
+        with pytest.raises(ZeroDivisionError), call.waiting(member, shared=True):
+            pass
+        assert racing.get() is race
+    finally:
+        racing.reset(token)
+    call.cancel()
+    assert member.aborts == 1
+
+
+async def test_the_loser_of_a_race_leaves_a_shared_stream_alone(world: World) -> None:
+    runtime = world.runtime()
+    call = a_call(runtime)
+    mine, theirs = socket_pair(runtime)
+    begun = runtime.waiter()
+
+    async def leads() -> str:
+        member = Member(mine.nudge)
+        with call.waiting(member, shared=True):
+            begun.wake()
+            while not member.aborts:
+                await mine.wait(True, False, runtime.now() + 30)
+        raise ConnectionAbortedError
+
+    async def wins() -> str:
+        await begun.wait(runtime.now() + 30)
+        return "won"
+
+    assert await runtime.race(leads, wins) == (1, "won")
+    theirs.sendall(b"for somebody else")
+    assert await mine.receive(100, runtime.now() + 10) == b"for somebody else"
+    mine.close()
+    theirs.close()
+
+
+def test_a_road_that_another_thread_drops_changes_nothing_there() -> None:
+    call = a_call(blocking_runtime())
+    member = Member()
+    mine, others = Scope(), Scope()
+
+    def begin() -> None:
+        racing.set(mine)
+        waiting.__enter__()
+
+    def drop() -> None:
+        racing.set(others)
+        waiting.__exit__(None, None, None)
+        seen.append(racing.get())
+
+    waiting = call.waiting(member, shared=True)
+    seen: list[Scope | None] = []
+    for step in (begin, drop):
+        thread = threading.Thread(target=step)
+        thread.start()
+        thread.join()
+    assert seen == [others]
+    call.cancel()
+    mine.abort()
+    assert not member.aborts

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from plugwire.config import TLSConfig
 from plugwire.drive import drive
 from plugwire.protocols import SOCKET, TLS
+from plugwire.runtimes import blocking_runtime
+from test_streams import Sharing, echoes, hurried  # noqa: F401  (a fixture)
+from test_tls_worlds import inside_tls, over_tcp
 from tls_peer import CA_PEM, PEER_ADDRESS, Fault, Peer, Wire, secured, server_context
 
 if TYPE_CHECKING:
@@ -552,3 +555,69 @@ def test_tls_inside_tls() -> None:
     assert inner.extra(TLS) is inner.info
     inner.close()
     assert inner_peer.has_ended and peer.has_ended
+
+
+# -- shared by threads ---------------------------------------------------------------------------------------------
+
+
+class Untouchable:
+    """Stands for an object of OpenSSL's that another thread is inside of."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} of it was asked for")
+
+    def __call__(self, *_: object) -> Any:
+        raise AssertionError("it was called")
+
+
+@pytest.mark.parametrize("is_dry", [True, False])
+@pytest.mark.parametrize("write", [True, False])
+def test_a_wait_touches_nothing_of_openssl(is_dry: bool, write: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, peer, lower = connected()
+    assert stream.read_now(1) is None
+    if not is_dry:
+        peer.say(b"xyz")
+        assert stream.read_now(1) == b"x"
+    for name in ("_tls", "_incoming", "_outgoing", "_read", "_write", "_pending"):
+        monkeypatch.setattr(stream, name, Untouchable())
+    if is_dry and not write:
+        with pytest.raises(TimeoutError, match="nothing will ever come"):
+            drive(stream.wait(True, write, inf))
+    else:
+        drive(stream.wait(True, write, inf))
+    assert lower.waits == (1 if is_dry else 0)
+
+
+def test_a_read_that_found_nothing_here_and_an_error_below_ends_the_next_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, lower = connected()
+    assert stream.read_now(1) is None
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, inf))
+
+    def fail(_: int) -> bytes:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(lower, "read_now", fail)
+    assert stream._has_news()
+    drive(stream.wait(True, False, inf))
+    with pytest.raises(ConnectionResetError):
+        stream.read_now(1)
+
+
+def test_nudges_go_down() -> None:
+    stream, _, lower = connected()
+    stream.nudge()
+    assert lower.nudges == 1
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("make_pair", [over_tcp, inside_tls])
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_threads_may_move_bytes_under_a_lock_while_one_of_them_waits(make_pair: Any, size: int) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = drive(make_pair(runtime))
+    peer = echoes(theirs, runtime)
+    Sharing(stream, runtime, size).run(threads=4, rounds=20)
+    stream.close()
+    peer.join()
+    theirs.close()

@@ -122,6 +122,7 @@ class Wire(Stream):
     cut: float = inf
     faults: dict[int, BaseException] = field(default_factory=dict)
     waits: int = 0
+    nudges: int = 0
     reads: int = 0
     given: int = 0
     room: float = inf
@@ -181,6 +182,9 @@ class Wire(Stream):
         self.room = self.window
         if not (read and (self.peer.outbox or self.is_at_end)) and not write:
             raise TimeoutError("nothing will ever come")
+
+    def nudge(self) -> None:
+        self.nudges += 1
 
     def close(self) -> None:
         self.is_closed = True
