@@ -427,6 +427,9 @@ class Connection(ABC):
         is_draining: takes no new request, the open ones go on.
         is_closed: over.
         info: what `Response.connection` shows.
+        scopes_calls: False: who ends a call early, aborts the connection that carries it. True: `send` itself puts what
+            waits into the call's scope (`call.waiting(..., shared=True)`), because aborting the connection would end
+            other calls too.
         place: belongs to the pool; leave it alone.
     """
 
@@ -435,6 +438,7 @@ class Connection(ABC):
     is_draining: bool
     is_closed: bool
     info: ConnectionInfo
+    scopes_calls: bool = False
     place: Any = None
 
     @abstractmethod
