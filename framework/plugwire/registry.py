@@ -48,13 +48,14 @@ SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
     "tcp": "plugwire_transports.tcp:TCP",
     "unix": "plugwire_transports.unix:Unix",
     "tls": "plugwire_transports.tls:TLSSecurer",
+    "h2": "plugwire_transports.http2:HTTP2",
     "http/1.1": "plugwire_transports.http11:HTTP11",
 }
 DEFAULT_TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "resolver": ("system",),
     "dialler": ("unix", "tcp"),
     "securer": ("tls",),
-    "speaker": ("http/1.1",),
+    "speaker": ("h2", "http/1.1"),
     "whole": (),
 }
 """The shipped transports of each role, in the order in which they are asked, after the user's."""

@@ -9,15 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plugwire_transports.http2 import HTTP2
     from plugwire_transports.http11 import HTTP11
     from plugwire_transports.resolver import SystemResolver
     from plugwire_transports.tcp import TCP
     from plugwire_transports.tls import TLSSecurer
     from plugwire_transports.unix import Unix
 
-__all__ = ["HTTP11", "TCP", "SystemResolver", "TLSSecurer", "Unix"]
+__all__ = ["HTTP2", "HTTP11", "TCP", "SystemResolver", "TLSSecurer", "Unix"]
 
 _WHERE = {
+    "HTTP2": "http2",
     "HTTP11": "http11",
     "SystemResolver": "resolver",
     "TCP": "tcp",

@@ -1,0 +1,704 @@
+"""HTTP/2 on one stream, shared by threads and by tasks. The only file of this package that awaits on the stream.
+
+Theory. There is no reader in the background, in no world. Who waits for something (a head, content, room to send)
+reads, for all: one at a time, the *leader*; the others park as *followers*. The rules, each found by a failing run:
+
+1. One lock guards the wire, the moves of the stream below, and who leads and who follows. Under
+   it there is only computing and moves that never wait. Only the leader waits on the stream, outside of the lock.
+2. Who waits (`wait_for`) returns if it is served already; else it leads if nobody does; else it follows.
+3. Waking a follower takes it out of the followers. A wake for nothing is normal: everybody looks again.
+4. Who stops leading, however it stops (served, time-out, cancel, KeyboardInterrupt), names the first follower leader
+   and wakes it, under the lock and without awaiting. Who was named while it was giving up passes it on the same way.
+   Forget this once and everybody waits for ever.
+5. Nobody waits for writability without reading: a peer that has filled our receive buffer may read nothing until we
+   do. The leader waits for both while bytes are unsent; who leaves bytes unsent nudges a leader that does not.
+6. Cancelling is one synchronous step: RST_STREAM, forget, write what goes out.
+7. `_is_torn` is set while the wire is being moved. Found set under the lock, it means that an interrupt came in
+   between (then nobody knows what was said, and the connection ends), or that a finaliser or signal handler runs inside
+   of the move of its own thread (then it leaves its wish in `_dropped`).
+
+The bytes of a new request enter the wire at once. Alone they are written at once too; with other streams open the first
+task lets all that are ready run (`turn`), and writes for everybody who came meanwhile: one record, one system call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from plugwire import AsyncResponse, ConnectionClosed, Error
+from plugwire.events import Head as HeadEvent
+from plugwire.events import Send
+from plugwire.protocols import (
+    LOCAL_ADDRESS,
+    PEER_ADDRESS,
+    TLS,
+    Connection,
+    ConnectionInfo,
+    Refused,
+    Stream,
+    connection_ids,
+)
+from plugwire_transports.exchange import next_piece
+from plugwire_transports.http2.body import HTTP2Body
+from plugwire_transports.http2.exchange import FieldsMemo, HTTP2Exchange
+from plugwire_transports.http2.tunnel import TunnelStream
+from plugwire_transports.http2.wire import Wire
+from plugwire_transports.response_body import observed, tell_received_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from plugwire import Request
+    from plugwire.protocols import Body, Call, Connecting
+    from plugwire_transports.http2 import KeepAlive
+
+READ_SIZE: Final = 65536
+READ_AT_ONCE: Final = 262144
+"""Bytes that one look at the stream takes at most: others wait for the lock meanwhile."""
+
+UNSENT_AT_MOST: Final = 262144
+"""With more than this not gone out, no stream adds content: it would only lie in memory."""
+
+JOIN_UP_TO: Final = 65536
+"""Content in memory up to this size goes out with the fields, as far as the windows let it."""
+
+CANCEL: Final = 0x8
+"""RFC 9113, 7."""
+
+SLICE: Final = 0.1
+"""Seconds that a leader waits at a time on a stream that cannot be nudged."""
+
+
+class HTTP2Connection(Connection):
+    """HTTP/2 on one stream."""
+
+    scopes_calls = True
+
+    def __init__(self, stream: Stream, connecting: Connecting, keep_alive: KeepAlive | None) -> None:
+        self.capacity = 100
+        self.is_idle = True
+        self.is_draining = False
+        self.is_closed = False
+        self.info = ConnectionInfo(
+            next(connection_ids), "HTTP/2", stream.extra(LOCAL_ADDRESS), stream.extra(PEER_ADDRESS), stream.extra(TLS)
+        )
+        self.stream = stream
+        self._limits = connecting.limits
+        self._changed: Callable[[Connection], None] = connecting.changed
+        self._runtime = connecting.runtime
+        self._now = connecting.runtime.now
+        self._wire = Wire(connecting.limits)
+        self._memo = FieldsMemo()
+        self.lock = threading.RLock()
+        self._is_torn = False
+        self._leader: HTTP2Exchange | None = None
+        self._leader_writes = False
+        self._followers: dict[HTTP2Exchange, None] = {}
+        self._served: list[HTTP2Exchange] = []
+        self._is_blocked = False  # some follower waits for unsent bytes to go out
+        self._is_flushing = False  # somebody will write what is queued
+        self._is_dry = False  # the last look at the stream found nothing
+        self._has_news = False  # for the pool
+        self._dropped: deque[HTTP2Exchange] = deque()
+        self._can_nudge = type(stream).nudge is not Stream.nudge
+        self._keep_alive = keep_alive
+        self._heard_at = self._now()
+        self._pinged_at: float | None = None
+
+    # -- the road of a request -----------------------------------------------------------------------------------
+
+    async def send(self, request: Request, call: Call) -> AsyncResponse:
+        exchange = HTTP2Exchange(self, request, call)
+        try:
+            if call.watchers is None:
+                await self._submit(exchange)
+            else:
+                with call.step(Send, request=request, connection=exchange.info):
+                    await self._submit(exchange)
+            exchange.phase = "head"
+            while exchange.answer is None:
+                if not exchange.has_news():
+                    await self.wait_for(exchange, exchange.has_news, exchange.read_at(self._now()))
+                if exchange.interim:
+                    self._tell_interim(exchange)
+                exchange.check()
+            return self._respond(exchange)
+        except Error as error:
+            self.cancel(exchange)
+            replayable = True if exchange.is_unprocessed and request.body.is_replayable else None
+            error.at(
+                exchange.phase, request=request, sent=exchange.sent, replayable=replayable, connection=exchange.info
+            )
+            raise
+        except TimeoutError as error:
+            self.cancel(exchange)
+            raise exchange.timed_out(exchange.info) from error
+        except OSError as error:
+            self.cancel(exchange)
+            call.check()
+            raise exchange.broken(error, exchange.info) from error
+        except BaseException:
+            self.cancel(exchange)
+            raise
+
+    async def _submit(self, exchange: HTTP2Exchange) -> None:
+        """Fields and content, on their way."""
+        request = exchange.request
+        body = request.body
+        exchange.expect = exchange.expected() if body.length != 0 else None
+        content = body.content
+        exchange.length = body.length if body.length is not None else request.headers.get_int("content-length")
+        if body.length == 0 and request.trailers is None:
+            await self._open(exchange, b"", True)
+        elif (
+            content is not None and len(content) <= JOIN_UP_TO and exchange.expect is None and request.trailers is None
+        ):
+            rest = await self._open(exchange, content, True)
+            if not rest or await self._send_all(exchange, rest, True):
+                exchange.tell_sent(exchange.call, len(content))
+        else:
+            await self._upload(exchange)
+
+    async def _open(self, exchange: HTTP2Exchange, content: bytes, ends: bool) -> memoryview | None:
+        """Begin a stream; content goes along as far as the windows let it. What did not, is returned.
+
+        Raises:
+            Refused: the peer takes no further stream on this connection, or it is over. Nothing was sent.
+        """
+        rest: memoryview | None = None
+        with self.lock:
+            if self._is_torn:
+                self._die("a thread was interrupted while it moved the connection")
+            if self.capacity < 1:
+                raise Refused("the HTTP/2 connection takes no further stream")
+            head = self._memo.head_of(exchange.request)
+            self._is_torn = True
+            wire = self._wire
+            exchange.sent = True
+            stream = exchange.stream = wire.open(exchange, head, ends and not content)
+            if content:
+                room = wire.room(stream)
+                if room >= len(content):
+                    wire.send(stream, content, ends)
+                    exchange.is_sent = ends
+                else:
+                    rest = memoryview(content)
+                    if room:
+                        wire.send(stream, rest[:room], False)
+                        rest = rest[room:]
+            else:
+                exchange.is_sent = ends
+            self._is_torn = False
+            self._measure()
+            is_writer = not self._is_flushing
+            if is_writer:
+                if wire.open_streams > 1:
+                    self._is_flushing = True
+                else:
+                    self._write_out()
+                    is_writer = False
+        if self._has_news:
+            self.settle()
+        if is_writer:
+            try:
+                await self._runtime.turn()
+            finally:
+                with self.lock:
+                    self._is_flushing = False
+                    self._write_out()
+                if self._has_news:
+                    self.settle()
+        return rest
+
+    async def _upload(self, exchange: HTTP2Exchange) -> None:
+        """Content of any kind, piece by piece. The final response, if it comes meanwhile, ends it."""
+        request, call = exchange.request, exchange.call
+        body = request.body.open(call)
+        try:
+            await self._open(exchange, b"", False)
+            if exchange.expect is not None:
+                await self._continued(exchange)
+            sent = 0
+            while not exchange.is_answered():
+                piece = await next_piece(body)
+                if not piece:
+                    break
+                sent += len(piece)
+                exchange.check_length(sent)
+                if not await self._send_all(exchange, piece, False):
+                    return
+                exchange.tell_sent(call, len(piece), sent)
+            if exchange.is_answered():
+                return
+            exchange.check_complete(sent)
+            trailers = request.trailers() if request.trailers is not None else None
+            with self.lock:
+                stream = exchange.stream
+                if stream is None or exchange.is_answered():
+                    return
+                self._is_torn = True
+                if trailers:
+                    self._wire.send_trailers(stream, trailers)
+                else:
+                    self._wire.send(stream, b"", True)
+                exchange.is_sent = True
+                self._is_torn = False
+                self._measure()
+                self._write_out()
+            if self._has_news:
+                self.settle()
+        finally:
+            await body.close()
+
+    async def _send_all(self, exchange: HTTP2Exchange, data: bytes | memoryview, ends: bool) -> bool:
+        """Send content as the windows let it. False: the final response came first, or nothing more will come."""
+        rest = memoryview(data)
+        while True:
+            with self.lock:
+                # For windows, and for an answer that makes the rest superfluous.
+                self.look(exchange)
+                stream = exchange.stream
+                if stream is None or exchange.is_answered():
+                    return False
+                size = min(self.room(exchange), len(rest))
+                if size:
+                    self._is_torn = True
+                    is_last = ends and size == len(rest)
+                    self._wire.send(stream, rest[:size], is_last)
+                    exchange.is_sent = is_last
+                    rest = rest[size:]
+                    self._is_torn = False
+                    self._measure()
+                    self._write_out()
+            if self._has_news:
+                self.settle()
+            if not rest:
+                return True
+            if not size:
+                await self.wait_for(exchange, exchange.may_send, exchange.write_at(self._now()))
+
+    async def _continued(self, exchange: HTTP2Exchange) -> None:
+        """Wait for 100 (Continue), at most as long as the caller said (RFC 9110, 10.1.1)."""
+        limit = exchange.deadline.earlier(exchange.expect, "read")
+        while not (exchange.may_continue or exchange.is_answered()):
+            if not exchange.interim:
+                try:
+                    await self.wait_for(exchange, exchange.has_news, limit.at)
+                except TimeoutError:
+                    if exchange.deadline.has_passed():
+                        raise
+                    return  # a server that does not know Expect: the content goes out all the same
+            self._tell_interim(exchange)
+
+    def _tell_interim(self, exchange: HTTP2Exchange) -> None:
+        """Interim heads become events, in the call's own thread or task."""
+        while exchange.interim:
+            head = exchange.interim.popleft()
+            exchange.count_interim(head.status, "", head.headers, self._limits.max_informational)
+
+    def _respond(self, exchange: HTTP2Exchange) -> AsyncResponse:
+        """The response, whose content came whole with the head, is to be read, or is none at all."""
+        head = exchange.answer
+        assert head is not None
+        request, call = exchange.request, exchange.call
+        if not self.info.reused:
+            self.info = self.info._replace(reused=True)
+        if call.watchers is not None:
+            call.tell(HeadEvent, status=head.status, reason="", headers=head.headers, http_version="HTTP/2")
+        if request.method == "CONNECT" and head.status < 300:
+            return AsyncResponse(
+                head.status,
+                headers=head.headers,
+                request=request,
+                http_version="HTTP/2",
+                connection=exchange.info,
+                stream=TunnelStream(exchange),
+            )
+        if exchange.is_ended and exchange.trailers is None and exchange.failure is None:
+            content = exchange.take(exchange.held) if exchange.held else b""
+            if not exchange.is_sent:
+                self.cancel(exchange)
+            if call.watchers is not None:
+                tell_received_whole(call, len(content))
+            return AsyncResponse(
+                head.status,
+                headers=head.headers,
+                content=content,
+                request=request,
+                http_version="HTTP/2",
+                connection=exchange.info,
+            )
+        body: Body = HTTP2Body(exchange, head.length)
+        if call.watchers is not None:
+            body = observed(body, call)
+        return AsyncResponse(
+            head.status,
+            headers=head.headers,
+            body=body,
+            request=request,
+            http_version="HTTP/2",
+            connection=exchange.info,
+        )
+
+    # -- waiting: one leads, the others follow ---------------------------------------------------------------------
+
+    async def wait_for(self, exchange: HTTP2Exchange, ready: Callable[[], bool], at: float) -> None:
+        """Return once `ready()`, which is asked under the lock. One wait of an exchange at a time.
+
+        Raises:
+            TimeoutError: `at` has passed.
+        """
+        exchange.ready = ready
+        try:
+            with exchange.call.waiting(exchange, shared=True):
+                while not self._is_served(exchange, ready):
+                    waiter = exchange.waiter
+                    if waiter is None:
+                        await self._wait_below(at)
+                    elif not await waiter.wait(at) and not ready():
+                        raise TimeoutError
+        finally:
+            with self.lock:
+                exchange.ready = exchange.waiter = None
+                self._followers.pop(exchange, None)
+                if self._leader is exchange:
+                    self._hand_over()
+            if self._has_news:
+                self.settle()
+
+    def _is_served(self, exchange: HTTP2Exchange, ready: Callable[[], bool]) -> bool:
+        """Rule 2. If not served, it leads from here on, or follows and has a waiter."""
+        with self.lock:
+            leads = self._leader is exchange
+            if self._leader is None:
+                self._leader = exchange
+                leads = True
+            if leads and not self._is_dry:
+                self._move(exchange)
+            if ready():
+                return True
+            if self.is_closed:
+                # Every open stream was told; this is for who comes later.
+                raise ConnectionClosed("the HTTP/2 connection is closed")
+            if leads:
+                exchange.waiter = None
+                self._leader_writes = self.stream.unsent > 0
+            else:
+                exchange.waiter = self._runtime.waiter()
+                self._followers[exchange] = None
+        if self._has_news:
+            self.settle()
+        return False
+
+    async def _wait_below(self, at: float) -> None:
+        """The leader's wait, for all."""
+        began = self._now()
+        until = at if self._can_nudge else min(at, began + SLICE)
+        if self._keep_alive is not None:
+            until = min(until, self._next_ping(self._keep_alive))
+        try:
+            await self.stream.wait(True, self._leader_writes, until)
+        except TimeoutError:
+            if self._now() >= at:
+                raise
+            if self._keep_alive is not None:
+                self._ping(self._keep_alive)
+        except OSError as error:
+            with self.lock:
+                self._break(error)
+        else:
+            self._is_dry = False
+            if (rested := self._now() - began) >= 1:
+                with self.lock:
+                    self._wire.rested(rested)
+
+    def _hand_over(self) -> None:
+        """The leader goes: the first follower leads. Under the lock."""
+        self._leader = None
+        self._leader_writes = False
+        for follower in self._followers:
+            del self._followers[follower]
+            self._leader = follower
+            assert follower.waiter is not None
+            follower.waiter.wake()
+            return
+
+    def served(self, exchange: HTTP2Exchange) -> None:
+        """The wire told the exchange something: it may be what it waits for. Under the lock."""
+        if exchange.ready is not None:
+            self._served.append(exchange)
+
+    def _wake_served(self) -> None:
+        """Wake the followers that got what they wait for. Under the lock."""
+        served = self._served
+        if not served:
+            return
+        followers = self._followers
+        for exchange in served:
+            if exchange in followers and exchange.ready is not None and exchange.ready():
+                del followers[exchange]
+                assert exchange.waiter is not None
+                exchange.waiter.wake()
+        served.clear()
+
+    # -- moving bytes (under the lock) -----------------------------------------------------------------------------
+
+    def _move(self, leader: HTTP2Exchange | None) -> None:
+        """Read what is there, act on it, write what is queued. Stops early when the leader alone is served."""
+        if self.is_closed:
+            return
+        if self._is_torn:
+            self._die("a thread was interrupted while it moved the connection")
+            return
+        wire, stream = self._wire, self.stream
+        left = READ_AT_ONCE
+        try:
+            while left > 0:
+                data = stream.read_now(READ_SIZE)
+                if data is None:
+                    self._is_dry = True
+                    break
+                self._is_dry = False
+                if not data:
+                    self._die("the peer closed the connection")
+                    break
+                if self._keep_alive is not None:
+                    self._heard_at = self._now()
+                    self._pinged_at = None
+                left -= len(data)
+                self._is_torn = True
+                wire.feed(data)
+                self._is_torn = False
+                if leader is not None and not self._followers and leader.ready is not None and leader.ready():
+                    break
+        except Error as error:  # the connection is over; GOAWAY is queued, and everybody was told
+            self._is_torn = False
+            self._end(str(error))
+        except OSError as error:
+            self._break(error)
+        self._measure()
+        if stream.unsent or (wire.queued and not self._is_flushing):
+            self._write_out()
+        self._wake_served()
+
+    def _write_out(self) -> None:
+        """Write what is queued, as far as it goes out."""
+        if self.is_closed:
+            return
+        stream = self.stream
+        try:
+            # A peer that reads nothing must not make us pile up answers: the wire counts those that it still has.
+            if self._wire.queued and stream.unsent < UNSENT_AT_MOST:
+                stream.write_now(self._wire.take())
+            elif stream.unsent:
+                stream.write_now(b"")
+                if self._wire.queued and stream.unsent < UNSENT_AT_MOST:
+                    stream.write_now(self._wire.take())
+            else:
+                return
+        except OSError as error:
+            self._break(error)
+            return
+        if stream.unsent:
+            if self._leader is not None and not self._leader_writes:
+                self._leader_writes = True
+                stream.nudge()
+        elif self._is_blocked:
+            self._is_blocked = False
+            self._served.extend(self._followers)
+            self._wake_served()
+
+    def look(self, exchange: HTTP2Exchange) -> None:
+        """Take in what has come, if nobody leads who does it anyway."""
+        if self._leader is None and not exchange.held:
+            self._move(None)
+
+    def room(self, exchange: HTTP2Exchange) -> int:
+        """Bytes of content that the exchange may hand to the wire now."""
+        stream = exchange.stream
+        if stream is None or self.is_closed:
+            return 0
+        room = self._wire.room(stream)
+        if room > 0:
+            unsent = self.stream.unsent
+            if unsent:
+                room = min(room, UNSENT_AT_MOST - unsent)
+                if room <= 0:
+                    self._is_blocked = True
+        return max(room, 0)
+
+    def taken(self, exchange: HTTP2Exchange, size: int) -> None:
+        """The caller has read so much: the stream's window goes back, in steps."""
+        stream = exchange.stream
+        if stream is not None and not exchange.is_ended and exchange.failure is None and not self.is_closed:
+            self._wire.consumed(stream, size)
+            if self._wire.queued and not self._is_flushing:
+                self._write_out()
+
+    def write(self, exchange: HTTP2Exchange, data: memoryview, ends: bool = False) -> None:
+        """Content of a tunnel, at most `room` bytes."""
+        stream = exchange.stream
+        if stream is not None and exchange.failure is None and not exchange.is_sent:
+            self._is_torn = True
+            self._wire.send(stream, data, ends)
+            exchange.is_sent = ends
+            self._is_torn = False
+            self._measure()
+            self._write_out()
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    def cancel(self, exchange: HTTP2Exchange, code: int = CANCEL) -> None:
+        """End a stream before its end; nothing if it has ended. One step, without awaiting."""
+        if exchange.stream is None or exchange.is_settled:
+            return
+        with self.lock:
+            self._reset(exchange, code)
+        if self._has_news:
+            self.settle()
+
+    def drop(self, exchange: HTTP2Exchange) -> None:
+        """The same, for finalisers, signal handlers and other threads: if the lock is not to be had, or its own holder
+        is interrupted by this, somebody else does it."""
+        # First noted, then the try: who holds the lock now looks after it has let go.
+        self._dropped.append(exchange)
+        self._has_news = True
+        if self.lock.acquire(blocking=False):
+            try:
+                if not self._is_torn:
+                    self._bury()
+            finally:
+                self.lock.release()
+
+    def _bury(self) -> None:
+        while self._dropped:
+            self._reset(self._dropped.popleft(), CANCEL)
+
+    def _reset(self, exchange: HTTP2Exchange, code: int) -> None:
+        stream = exchange.stream
+        if stream is None or exchange.is_settled or self.is_closed:
+            return
+        if self._is_torn:
+            self._die("a thread was interrupted while it moved the connection")
+            return
+        self._is_torn = True
+        self._wire.reset(stream, code)
+        exchange.stream = None
+        exchange.forget_content()
+        self._is_torn = False
+        self._measure()
+        if not self._is_flushing:
+            self._write_out()
+
+    def _break(self, error: OSError) -> None:
+        """The stream failed. What the peer said before counts: a GOAWAY, an answer to an upload it did not want."""
+        if self.is_closed:
+            return
+        try:
+            while data := self.stream.read_now(READ_SIZE):
+                self._wire.feed(data)
+        except (OSError, Error):
+            pass
+        self._die(error.strerror or str(error) or type(error).__name__)
+
+    def _die(self, reason: str) -> None:
+        """The connection is over: everybody is told, the stream is closed. Under the lock."""
+        if not self.is_closed:
+            self._wire.eof(reason)
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """The same, when the wire has told everybody."""
+        if self.is_closed:
+            return
+        if self._wire.queued:  # GOAWAY, with the reason
+            try:
+                self.stream.write_now(self._wire.take())
+            except OSError:
+                pass
+        self.is_closed = True
+        self._is_torn = False
+        self.stream.close()
+        self._measure()
+        self._served.extend(self._followers)
+        self._wake_served()
+
+    # -- the connection's own life ---------------------------------------------------------------------------------
+
+    def _measure(self) -> None:
+        """Bring what the pool looks at up to date; `_settle` tells it, after the lock."""
+        wire = self._wire
+        open_streams = wire.open_streams
+        if self.is_closed:
+            capacity, is_idle = 0, True
+            self._has_news = True
+        else:
+            if wire.is_draining and not self.is_draining:
+                self.is_draining = self._has_news = True
+            capacity = 0 if wire.is_draining else max(wire.max_streams - open_streams, 0)
+            is_idle = open_streams == 0
+        if capacity > self.capacity or (is_idle and not self.is_idle):
+            self._has_news = True
+        self.capacity = capacity
+        self.is_idle = is_idle
+
+    def settle(self) -> None:
+        """After a step, without the lock: what finalisers left, and what the pool must know."""
+        if not self._has_news:
+            return
+        if self._dropped:
+            with self.lock:
+                if not self._is_torn:
+                    self._bury()
+        self._has_news = False
+        self._changed(self)
+
+    def is_fresh(self) -> bool:
+        with self.lock:
+            self._is_dry = False
+            self._move(None)
+            is_fresh = not (self.is_closed or self.is_draining)
+        return is_fresh
+
+    def close(self) -> None:
+        if self.is_closed:
+            return
+        with self.lock:
+            if not (self.is_closed or self._is_torn):
+                self._wire.shutdown()
+            self._die("the connection was closed on this side")
+        self.settle()
+
+    def abort(self) -> None:
+        self.stream.abort()
+        # Without a leader nobody would notice, and close it.
+        if self.lock.acquire(blocking=False):
+            try:
+                if self._leader is None and not self._is_torn:
+                    self._die("the connection was closed on this side")
+            finally:
+                self.lock.release()
+
+    # -- keep-alive ------------------------------------------------------------------------------------------------
+
+    def _next_ping(self, keep_alive: KeepAlive) -> float:
+        if self._pinged_at is None:
+            return self._heard_at + keep_alive.interval
+        return self._pinged_at + keep_alive.patience
+
+    def _ping(self, keep_alive: KeepAlive) -> None:
+        """Nothing came for so long: ask whether the peer is there, or give up when it does not say so."""
+        now = self._now()
+        if now < self._next_ping(keep_alive):
+            return
+        with self.lock:
+            if self._pinged_at is None:
+                self._pinged_at = now
+                self._wire.ping()
+                self._write_out()
+            else:
+                self._die(f"the peer did not answer a PING within {keep_alive.patience:g} s")
+        if self._has_news:
+            self.settle()

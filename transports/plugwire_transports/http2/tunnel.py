@@ -1,0 +1,150 @@
+"""A stream of bytes inside of one HTTP/2 stream, after CONNECT (RFC 9113, 8.5)."""
+
+from __future__ import annotations
+
+from collections import deque
+from errno import ECONNABORTED, ECONNRESET, EPIPE
+from typing import TYPE_CHECKING, TypeVar
+
+from plugwire import Error
+from plugwire.protocols import SOCKET, TLS, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from plugwire.protocols import Buffer, Extra
+    from plugwire_transports.http2.exchange import HTTP2Exchange
+
+T = TypeVar("T")
+
+
+class TunnelStream(Stream):
+    """The caller's end of a tunnel. The connection goes on to serve others; closing the tunnel resets its stream,
+    unless both sides have ended it."""
+
+    def __init__(self, exchange: HTTP2Exchange) -> None:
+        self._exchange = exchange
+        self._connection = exchange.connection
+        self._kept: deque[memoryview] = deque()
+        self._unsent = 0
+        self._is_over = False
+        self._wants_end = False
+        self._is_nudged = False
+
+    # -- moves -----------------------------------------------------------------------------------------------------
+
+    def read_now(self, max_bytes: int) -> bytes | None:
+        self._check()
+        exchange, connection = self._exchange, self._connection
+        with connection.lock:
+            connection.look(exchange)
+            data = exchange.take(max_bytes)
+            if data:
+                connection.taken(exchange, len(data))
+        connection.settle()
+        if data:
+            return data
+        if exchange.is_ended:
+            return b""
+        if exchange.failure is not None:
+            raise ConnectionResetError(ECONNRESET, str(exchange.failure))
+        return None
+
+    def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
+        self._check()
+        pieces = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
+        for piece in pieces:
+            view = memoryview(piece).cast("B")
+            if view:
+                self._kept.append(view)
+                self._unsent += len(view)
+        self._push()
+
+    @property
+    def unsent(self) -> int:
+        return self._unsent
+
+    def _push(self) -> None:
+        """What the windows let out."""
+        exchange, connection = self._exchange, self._connection
+        if exchange.is_stopped() or exchange.is_sent:
+            if self._kept:
+                raise BrokenPipeError(EPIPE, str(exchange.failure or "the sending side was ended"))
+            return
+        with connection.lock:
+            while self._kept and (room := connection.room(exchange)):
+                piece = self._kept.popleft()
+                if len(piece) > room:
+                    self._kept.appendleft(piece[room:])
+                    piece = piece[:room]
+                self._unsent -= len(piece)
+                connection.write(exchange, piece)
+            if self._wants_end and not self._kept and not exchange.is_sent:
+                connection.write(exchange, memoryview(b""), ends=True)
+        connection.settle()
+
+    # -- waits -----------------------------------------------------------------------------------------------------
+
+    async def wait(self, read: bool, write: bool, at: float) -> None:
+        self._check()
+        exchange, connection = self._exchange, self._connection
+
+        def ready() -> bool:
+            return (
+                exchange.is_stopped()
+                or (read and exchange.has_content())
+                or (write and (not self._kept or connection.room(exchange) > 0))
+                or self._is_nudged
+            )
+
+        try:
+            await connection.wait_for(exchange, ready, at)
+        except Error as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ConnectionResetError(ECONNRESET, str(error)) from error
+        self._is_nudged = False
+        self._check()
+
+    async def send_eof(self, at: float) -> None:
+        self._wants_end = True
+        self._push()
+        while self._unsent:
+            await self.wait(False, True, at)
+            self._push()
+
+    def nudge(self) -> None:
+        self._is_nudged = True
+        waiter = self._exchange.waiter
+        if waiter is not None:
+            waiter.wake()
+        else:
+            self._connection.stream.nudge()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._is_over or self._exchange.is_aborted:
+            raise ConnectionAbortedError(ECONNABORTED, "the tunnel was closed on this side")
+
+    def close(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._kept.clear()
+            self._unsent = 0
+            self._exchange.abort()
+            self._connection.drop(self._exchange)
+            self._connection.settle()
+
+    def abort(self) -> None:
+        self._exchange.abort()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_is_over", True):
+            self._connection.drop(self._exchange)
+
+    def extra(self, key: Extra[T], default: T | None = None) -> T | None:
+        # TLS here would be that of the proxy, and SOCKET is not this stream's own.
+        if key is SOCKET or key is TLS:
+            return default
+        return self._connection.stream.extra(key, default)
