@@ -33,89 +33,44 @@ Rules that hold
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from plugwire.errors import (
     ConnectionClosed,
-    IncompleteBody,
-    LimitExceeded,
-    PeerError,
-    ProtocolError,
     ReadError,
     Refused,
-    StreamReset,
 )
 from plugwire_transports.http2.checks import Head
-from plugwire_transports.http2.control import Control, split
 from plugwire_transports.http2.floods import (
-    COST,
-    DATA_GAIN,
-    HEAD_GAIN,
-    HIGH_COST,
-    MAX_REPLIES,
     SENT_GAIN,
-    SMALL_WINDOW_UPDATE,
-    Budget,
-    flooded,
 )
 from plugwire_transports.http2.frames import (
-    ACK,
     DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
-    HEADER_SIZE,
-    MAX_FRAME_SIZE,
     MAX_STREAM_ID,
     MAX_WINDOW,
-    PADDED,
-    PRIORITY,
-    SETTING_SIZE,
     Code,
-    ConnectionBroken,
-    code_name,
-    kind_name,
     pack_goaway,
     pack_header,
     pack_headers,
-    pack_reset,
     pack_window_update,
-    read_header,
-    read_word,
-    read_words,
 )
-from plugwire_transports.http2.heads import HeadDecoder, HeadEncoder, HeadLimits, RequestHead
-from plugwire_transports.http2.hpack import Decoder, Encoder
-from plugwire_transports.http2.stream import BODY, ENDED, HEAD, OVER, GoAway, Late, Sink, WireStream
+from plugwire_transports.http2.heads import HeadEncoder, HeadLimits, RequestHead
+from plugwire_transports.http2.hpack import Encoder
+from plugwire_transports.http2.receiver import Receiver
+from plugwire_transports.http2.stream import HEAD, OVER, GoAway, Sink, WireStream
+from plugwire_transports.http2.streams import STREAM_WINDOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from plugwire.errors import Error
     from plugwire.headers import Headers
     from plugwire.protocols import Buffer
 
 __all__ = ["Code", "GoAway", "Head", "RequestHead", "Sink", "Wire", "WireStream"]
 
-STREAM_WINDOW: Final = 2**20
-"""What a peer may send on one stream before any of it was read: the bound on its memory, in bytes."""
 
-STREAMS_BEFORE_SETTINGS: Final = 100
-"""Streams to have open while the peer has not said how many it takes: RFC 9113, 6.5.2 advises no peer to take fewer."""
-
-TOP_UP: Final = 2**30
-"""After so many bytes the connection's window is opened to its full width again."""
-
-VIEW_RATIO: Final = 8
-"""Content that is less than this part of the read it came in is copied: a view would keep the whole read alive, and a
-peer could have us keep 64 KiB for every byte that it sends."""
-
-MAX_REMEMBERED: Final = 1000
-"""Streams that we reset and the peer may not have heard of. Of older ones it is not known any more whether they were
-reset or ended, so their frames are charged for and dropped."""
-
-
-class Wire:
+class Wire(Receiver):
     """One connection, from the client's side.
 
     Args:
@@ -131,71 +86,16 @@ class Wire:
         goaway: what the peer said on leaving, None if it has not.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_block",
-        "_block_flags",
-        "_block_stream",
-        "_budget",
-        "_control",
-        "_decoder",
-        "_encoder",
-        "_held",
-        "_initial_send",
-        "_late",
-        "_late_floor",
-        "_limits",
-        "_max_frame",
-        "_need",
-        "_next_id",
-        "_out",
-        "_received",
-        "_replies",
-        "_send_left",
-        "_stream_window",
-        "_streams",
-        "_was_shut",
-        "goaway",
-        "has_settings",
-        "is_over",
-        "max_streams",
-    )
+    __slots__ = ("_encoder", "_was_shut")
 
     def __init__(self, limits: HeadLimits, *, stream_window: int = STREAM_WINDOW) -> None:
-        encoder, decoder = Encoder(), Decoder()
-        self._limits = limits
+        encoder = Encoder()
+        super().__init__(limits, stream_window, encoder)
         self._encoder = HeadEncoder(encoder)
-        self._decoder = HeadDecoder(decoder, limits)
-        self._control = Control(encoder, decoder, stream_window, limits.max_head_bytes)
-        self._budget = Budget()
-        self._stream_window = stream_window
-        self._streams: dict[int, WireStream] = {}
-        self._late: dict[int, Late] = {}
-        self._late_floor = 0  # the newest stream that was forgotten
-        self._next_id = 1
-        self._send_left = DEFAULT_WINDOW
-        self._initial_send = DEFAULT_WINDOW
-        self._max_frame = MAX_FRAME_SIZE
-        self._received = 0  # since the connection's window was topped up
-        self._held = bytearray()  # the beginning of a frame
-        self._need = HEADER_SIZE  # how much of it to wait for
-        self._block_stream = 0  # whose header block is being collected; 0: none
-        self._block_flags = 0
-        self._block = bytearray()
-        self._replies = 0
         self._was_shut = False
-        self.max_streams: int = STREAMS_BEFORE_SETTINGS
-        self.has_settings: bool = False
-        self.is_over: bool = False
-        self.goaway: GoAway | None = None
-        self._out: list[Buffer] = [self._control.take(), pack_window_update(0, MAX_WINDOW - DEFAULT_WINDOW)]
+        self._out += (self._control.take(), pack_window_update(0, MAX_WINDOW - DEFAULT_WINDOW))
 
     # -- the connection ----------------------------------------------------------------------------------------
-
-    @property
-    def open_streams(self) -> int:
-        """Streams that count against `max_streams`."""
-        return len(self._streams)
 
     @property
     def is_draining(self) -> bool:
@@ -267,15 +167,6 @@ class Wire:
             self._out += pack_headers(stream_id, block, ended, self._max_frame)
         return stream
 
-    def room(self, stream: WireStream) -> int:
-        """Bytes of DATA that both windows let out now. 0 too if the stream is over or we have ended it."""
-        if stream.side is OVER or stream.is_sent:
-            return 0
-        room = stream.send_left
-        if room > self._send_left:
-            room = self._send_left
-        return room if room > 0 else 0
-
     def send(self, stream: WireStream, data: Buffer, ended: bool) -> None:
         """Queue content. Nothing happens if the stream is over.
 
@@ -294,11 +185,11 @@ class Wire:
             view = memoryview(data)
             data = view.cast("B") if type(view.obj) is bytes else view.tobytes()
         size = len(data)
-        if size > stream.send_left or size > self._send_left:
-            if size:
-                raise ValueError(f"stream {stream.id}: {size} bytes, where the windows let out {self.room(stream)}")
-        elif not size and not ended:
-            return
+        if not size:
+            if not ended:
+                return
+        elif size > stream.send_left or size > self._send_left:
+            raise ValueError(f"stream {stream.id}: {size} bytes, where the windows let out {self.room(stream)}")
         stream.send_left -= size
         self._send_left -= size
         self._budget.earn(SENT_GAIN)
@@ -331,470 +222,6 @@ class Wire:
         self._out += pack_headers(stream.id, self._encoder.trailers(trailers), True, self._max_frame)
         self._sent(stream)
 
-    def _sent(self, stream: WireStream) -> None:
-        """We have ended the stream."""
-        stream.is_sent = True
-        if stream.side is ENDED:
-            stream.side = OVER
-            del self._streams[stream.id]
-
-    def reset(self, stream: WireStream, code: int) -> None:
-        """Queue RST_STREAM and forget the stream; its sink hears nothing more. Nothing happens if it is over."""
-        if stream.side is not OVER:
-            self._abandon(stream, code)
-
-    def consumed(self, stream: WireStream, size: int) -> None:
-        """So much of the content has been read: it is given back to the peer, in steps of half a window. Nothing
-        happens once the peer has ended."""
-        if stream.side is not BODY:
-            return
-        stream.unreturned += size
-        if stream.unreturned * 2 >= self._stream_window:
-            self._give_back(stream)
-
-    def _give_back(self, stream: WireStream) -> None:
-        left = stream.receive_left
-        if stream.expected is not None and stream.expected - stream.received <= left:
-            return  # the rest fits
-        self._out.append(pack_window_update(stream.id, stream.unreturned))
-        stream.receive_left = left + stream.unreturned
-        stream.unreturned = 0
-
-    # -- what comes in -----------------------------------------------------------------------------------------
-
-    def feed(self, data: bytes) -> None:
-        """Handle what came. Ignored when the connection is over.
-
-        Raises:
-            ProtocolError, LimitExceeded: a connection error. Every sink was told, and GOAWAY is queued.
-        """
-        if self.is_over:
-            return
-        place = 0
-        try:
-            while self._held:
-                missing = self._need - len(self._held)
-                if len(data) - place < missing:
-                    self._held += data[place:] if place else data
-                    return
-                frame = b"".join((self._held, memoryview(data)[place : place + missing]))
-                self._held = bytearray()
-                place += missing
-                self._cut(frame, 0)
-            self._cut(data, place)
-        except ConnectionBroken as broken:
-            self._break(broken)
-            raise broken.error from None
-
-    def _cut(self, data: bytes, place: int) -> None:
-        """Handle the frames from `place` on, and hold what remains."""
-        size = len(data)
-        streams = self._streams
-        handlers = self._handlers
-        view: memoryview | None = None
-        end = place
-        while size - place >= HEADER_SIZE:
-            high, low, kind, flags, stream_id = read_header(data, place)
-            length = high << 16 | low
-            if not self.has_settings and (kind != 4 or flags & ACK or length > MAX_FRAME_SIZE):
-                raise ConnectionBroken(Code.PROTOCOL_ERROR, _not_a_preface(data[place:]))
-            if length > MAX_FRAME_SIZE:
-                text = f"a {kind_name(kind)} frame of {length} bytes; we take {MAX_FRAME_SIZE} (RFC 9113, 4.2)"
-                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, text)
-            start = place + HEADER_SIZE
-            end = start + length
-            if end > size:
-                break
-            stream_id &= MAX_STREAM_ID
-            if self._block_stream and (kind != 9 or stream_id != self._block_stream):
-                text = f"{kind_name(kind)} inside the header block of stream {self._block_stream} (RFC 9113, 6.10)"
-                raise ConnectionBroken(Code.PROTOCOL_ERROR, text)
-            if not kind:
-                if view is None:
-                    view = memoryview(data)
-                if flags & PADDED:
-                    padding = _padding(data, start, end)
-                    piece = view[start + 1 : end - padding]
-                else:
-                    piece = view[start:end]
-                stream = streams.get(stream_id)
-                if stream is None:
-                    self._on_late_data(stream_id, length, len(piece), flags)
-                else:
-                    if len(piece) * VIEW_RATIO < size:
-                        piece = memoryview(bytes(piece))
-                    self._on_data(stream, piece, length, flags & END_STREAM)
-            elif kind <= 9:
-                handlers[kind](self, data, start, end, flags, stream_id)
-            else:
-                self._budget.spend(COST, f"a frame of the unknown type {kind:#x}")
-            place = end
-        if place < size:
-            self._held += data[place:]
-            self._need = HEADER_SIZE if size - place < HEADER_SIZE else end - place
-
-    # -- DATA (6.1)
-
-    def _on_data(self, stream: WireStream, piece: memoryview, length: int, ended: int) -> None:
-        self._took(length)
-        side = stream.side
-        stream.receive_left -= length
-        if stream.receive_left < 0:
-            text = f"more content than the window of {self._stream_window} bytes let out (RFC 9113, 6.9)"
-            self._fail(stream, Code.FLOW_CONTROL_ERROR, ProtocolError(text))
-            return
-        if side is not BODY:
-            if side is ENDED:
-                self._abandon(stream, Code.STREAM_CLOSED)
-                stream.sink.on_window()
-            else:
-                self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError("content before the head (RFC 9113, 8.1)"))
-            return
-        size = len(piece)
-        received = stream.received = stream.received + size
-        expected = stream.expected
-        if size:
-            self._budget.earn(DATA_GAIN)
-            if expected is not None and received > expected:
-                what = stream.why_empty or f"more content than its content-length of {expected}"
-                self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError(f"malformed response: {what} (RFC 9113, 8.1.1)"))
-                return
-        elif not ended:
-            self._budget.spend(COST, "DATA without content")
-        if size != length:
-            self.consumed(stream, length - size)
-        if ended:
-            if expected is not None and received < expected:
-                if size:
-                    stream.sink.on_data(piece, False)
-                if stream.side is BODY:  # else the sink has reset it
-                    self._fail(stream, Code.PROTOCOL_ERROR, _too_short(received, expected))
-                return
-            self._received_end(stream)
-            stream.sink.on_data(piece, True)
-        elif size:
-            stream.sink.on_data(piece, False)
-
-    def _on_late_data(self, stream_id: int, length: int, size: int, flags: int) -> None:
-        """DATA of a stream that is not open."""
-        late = self._late.get(stream_id)
-        if late is None:
-            self._check_forgotten(stream_id, "DATA")
-            self._budget.spend(COST, "DATA of a closed stream")
-        else:
-            late.receive_left -= length
-            if late.receive_left < 0:
-                text = f"stream {stream_id}: more content than its window let out (RFC 9113, 6.9)"
-                raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, text)
-            if flags & END_STREAM:
-                del self._late[stream_id]
-            elif not size:
-                self._budget.spend(COST, "DATA without content")
-        self._took(length)
-
-    def _took(self, length: int) -> None:
-        """Top up the connection's window."""
-        received = self._received = self._received + length
-        if received >= TOP_UP:
-            self._received = 0
-            self._out.append(pack_window_update(0, received))
-
-    # -- HEADERS (6.2) and CONTINUATION (6.10)
-
-    def _on_headers(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if not stream_id or not stream_id & 1 or stream_id >= self._next_id:
-            raise _idle("HEADERS", stream_id)
-        if flags & PADDED:
-            end -= _padding(data, start, end)
-            start += 1
-        if flags & PRIORITY:
-            start += 5
-            if start > end:
-                raise ConnectionBroken(Code.FRAME_SIZE_ERROR, "HEADERS too short for its priority (RFC 9113, 6.2)")
-        if flags & END_HEADERS:
-            self._on_block(stream_id, data[start:end], flags & END_STREAM)
-        else:
-            self._block_stream = stream_id
-            self._block_flags = flags
-            self._block += data[start:end]
-
-    def _on_continuation(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if not self._block_stream:
-            raise ConnectionBroken(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS (RFC 9113, 6.10)")
-        self._budget.spend(HIGH_COST, "CONTINUATION")
-        self._block += data[start:end]
-        # Fields are never longer in HPACK than they are, unless a peer wants them to be. What fits into this is
-        # decoded and judged by itself; beyond it the table is lost, and with it the connection.
-        most = self._limits.max_head_bytes * 2 + MAX_FRAME_SIZE
-        if len(self._block) > most:
-            error = LimitExceeded(f"a header block of more than {most} bytes", "max_head_bytes")
-            raise ConnectionBroken(Code.ENHANCE_YOUR_CALM, error)
-        if flags & END_HEADERS:
-            block = bytes(self._block)
-            self._block.clear()
-            self._block_stream = 0
-            self._on_block(stream_id, block, self._block_flags & END_STREAM)
-
-    def _on_block(self, stream_id: int, block: bytes, ended: int) -> None:
-        """A header block is complete."""
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            self._on_late_block(stream_id, block, ended)
-            return
-        self._budget.earn(HEAD_GAIN)
-        side = stream.side
-        try:
-            if side is HEAD:
-                self._on_head(stream, self._decoder.response(block), ended)
-            elif side is BODY:
-                self._on_trailers(stream, self._decoder.trailers(block), ended)
-            else:
-                self._decoder.skip(block)
-                self._abandon(stream, Code.STREAM_CLOSED)
-                stream.sink.on_window()
-        except PeerError as error:
-            code = Code.ENHANCE_YOUR_CALM if isinstance(error, LimitExceeded) else Code.PROTOCOL_ERROR
-            self._fail(stream, code, error)
-
-    def _on_head(self, stream: WireStream, head: Head, ended: int) -> None:
-        status = head.status
-        if status < 200:
-            if ended:
-                raise ProtocolError(f"malformed response: {status} ends the stream (RFC 9113, 8.1)")
-            stream.informational += 1
-            if stream.informational > self._limits.max_informational:
-                most = self._limits.max_informational
-                raise LimitExceeded(f"more than max_informational={most} interim responses", "max_informational")
-            stream.sink.on_head(head, False)
-            return
-        if stream.method == "CONNECT" and status < 300:
-            if head.length is not None:
-                head = head._replace(length=None)  # it is a tunnel (RFC 9110, 9.3.6)
-        elif stream.method == "HEAD" or status == 204 or status == 304:
-            stream.expected = 0
-            stream.why_empty = f"content behind the head of {'HEAD' if stream.method == 'HEAD' else status}"
-        else:
-            stream.expected = head.length
-            if ended and head.length:
-                raise _too_short(0, head.length)
-        if ended:
-            self._received_end(stream)
-            stream.sink.on_head(head, True)
-        else:
-            stream.side = BODY
-            stream.sink.on_head(head, False)
-
-    def _on_trailers(self, stream: WireStream, trailers: Headers, ended: int) -> None:
-        if not ended:
-            raise ProtocolError("malformed response: trailers do not end the stream (RFC 9113, 8.1)")
-        if stream.expected is not None and stream.received < stream.expected:
-            raise _too_short(stream.received, stream.expected)
-        self._received_end(stream)
-        stream.sink.on_trailers(trailers)
-
-    def _received_end(self, stream: WireStream) -> None:
-        """The peer has ended the stream."""
-        if stream.is_sent:
-            stream.side = OVER
-            del self._streams[stream.id]
-        else:
-            stream.side = ENDED
-
-    def _on_late_block(self, stream_id: int, block: bytes, ended: int) -> None:
-        """A header block of a stream that is not open: only for HPACK's table."""
-        late = self._late.get(stream_id)
-        if late is None:
-            self._check_forgotten(stream_id, "HEADERS")
-            self._budget.spend(HIGH_COST, "HEADERS of a closed stream")
-        elif ended:
-            del self._late[stream_id]
-        elif late.heads_left:
-            late.heads_left -= 1
-        else:
-            self._budget.spend(HIGH_COST, "HEADERS of a stream that we reset")
-        self._decoder.skip(block)
-
-    # -- RST_STREAM (6.4)
-
-    def _on_reset(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if end - start != 4:
-            raise _wrong_size("RST_STREAM", end - start)
-        if not stream_id or not stream_id & 1 or stream_id >= self._next_id:
-            raise _idle("RST_STREAM", stream_id)
-        stream = self._streams.pop(stream_id, None)
-        if stream is None:
-            if self._late.pop(stream_id, None) is None:
-                self._budget.spend(HIGH_COST, "RST_STREAM of a closed stream")
-            return
-        code: int = read_word(data, start)[0]
-        side = stream.side
-        stream.side = OVER
-        if side is ENDED:
-            # The response is complete, and the server does not want the rest of the request (RFC 9113, 8.1).
-            stream.sink.on_window()
-            return
-        text = f"the peer reset the stream: {code_name(code)}"
-        if code == Code.ENHANCE_YOUR_CALM:
-            text += ", it finds us too demanding"
-        stream.sink.on_failed(StreamReset(text, code), code == Code.REFUSED_STREAM)
-
-    # -- SETTINGS (6.5) and PING (6.7)
-
-    def _on_settings(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if stream_id:
-            raise _not_of_streams("SETTINGS", stream_id)
-        control = self._control
-        if flags & ACK:
-            if end != start:
-                raise _wrong_size("the acknowledgement of SETTINGS", end - start)
-            if control.is_acknowledged:
-                self._budget.spend(COST, "an acknowledgement of SETTINGS")
-            control.acknowledged(data[start - HEADER_SIZE : end])
-            return
-        if (end - start) % SETTING_SIZE:
-            raise _wrong_size("SETTINGS", end - start)
-        frames = split(data[start:end])
-        if self.has_settings:
-            self._budget.spend(COST, "SETTINGS")
-        if len(frames) > 1:
-            self._budget.spend(COST * len(frames), "SETTINGS that repeat themselves")
-        could_send = [stream for stream in self._streams.values() if self.room(stream)]
-        for frame in frames:
-            control.apply(frame)
-            self._reply(control.take(), frame is frames[-1])
-            self._apply_window(control.settings.initial_window_size)
-        self.has_settings = True
-        self.max_streams = control.settings.max_concurrent_streams
-        self._max_frame = control.settings.max_frame_size
-        self._tell_room(could_send)
-
-    def _apply_window(self, size: int) -> None:
-        """SETTINGS_INITIAL_WINDOW_SIZE moves the window of every stream, also below 0 (RFC 9113, 6.9.2)."""
-        change = size - self._initial_send
-        if not change:
-            return
-        self._initial_send = size
-        for stream in self._streams.values():
-            stream.send_left += change
-            if stream.send_left > MAX_WINDOW:
-                text = f"SETTINGS widen the window of stream {stream.id} beyond 2^31-1 (RFC 9113, 6.9.2)"
-                raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, text)
-
-    def _on_ping(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if stream_id:
-            raise _not_of_streams("PING", stream_id)
-        if end - start != 8:
-            raise _wrong_size("PING", end - start)
-        if not flags & ACK:
-            self._budget.spend(COST, "PING")
-        was_asked = self._control.pinged(data[start - HEADER_SIZE : end])
-        if not was_asked:
-            self._budget.spend(COST, "an answer to no PING of ours")
-        elif not flags & ACK:
-            self._reply(self._control.take(), True)
-
-    def _reply(self, data: bytes, wanted: bool) -> None:
-        if not wanted:
-            return
-        self._replies += 1
-        if self._replies > MAX_REPLIES:
-            raise flooded(f"the peer has {MAX_REPLIES} answers to read, and asks for more (RFC 9113, 10.5)")
-        self._out.append(data)
-
-    # -- GOAWAY (6.8)
-
-    def _on_goaway(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if stream_id:
-            raise _not_of_streams("GOAWAY", stream_id)
-        if end - start < 8:
-            raise _wrong_size("GOAWAY", end - start)
-        last, code = read_words(data, start)
-        last &= MAX_STREAM_ID
-        if self.goaway is not None:
-            self._budget.spend(COST, "GOAWAY")
-            # It must not rise (6.8). If it does, the streams above are gone all the same.
-            last = min(last, self.goaway.last_stream_id)
-        goaway = self.goaway = GoAway(code, last, data[start + 8 : min(end, start + 8 + 256)])
-        calm = code == Code.ENHANCE_YOUR_CALM
-        for stream in [stream for stream in self._streams.values() if stream.id > last]:
-            side = stream.side
-            self._forget(stream)
-            if side is ENDED:
-                stream.sink.on_window()
-            elif calm:
-                text = f"the peer finds us too demanding, and closes the connection: {goaway}"
-                stream.sink.on_failed(StreamReset(text, code), False)
-            else:
-                text = f"the peer closes the connection, and did not begin with this request: {goaway}"
-                stream.sink.on_failed(ConnectionClosed(text), True)
-
-    # -- WINDOW_UPDATE (6.9)
-
-    def _on_window_update(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if end - start != 4:
-            raise _wrong_size("WINDOW_UPDATE", end - start)
-        increment: int = read_word(data, start)[0] & MAX_WINDOW
-        if increment < SMALL_WINDOW_UPDATE:
-            self._budget.spend(COST, f"WINDOW_UPDATE of {increment}")
-        if not stream_id:
-            self._widen(increment)
-            return
-        if not stream_id & 1 or stream_id >= self._next_id:
-            raise _idle("WINDOW_UPDATE", stream_id)
-        stream = self._streams.get(stream_id)
-        if stream is None:
-            return  # the peer has not heard of its end (5.1)
-        if not increment:
-            text = "WINDOW_UPDATE of 0 (RFC 9113, 6.9)"
-            self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError(text))
-            return
-        before = stream.send_left
-        stream.send_left = before + increment
-        if stream.send_left > MAX_WINDOW:
-            text = "WINDOW_UPDATE beyond 2^31-1 (RFC 9113, 6.9.1)"
-            self._fail(stream, Code.FLOW_CONTROL_ERROR, ProtocolError(text))
-        elif before <= 0 and self.room(stream):
-            stream.sink.on_window()
-
-    def _widen(self, increment: int) -> None:
-        """WINDOW_UPDATE for the connection."""
-        if not increment:
-            raise ConnectionBroken(Code.PROTOCOL_ERROR, "WINDOW_UPDATE of 0 for the connection (RFC 9113, 6.9)")
-        before = self._send_left
-        self._send_left = before + increment
-        if self._send_left > MAX_WINDOW:
-            text = "WINDOW_UPDATE of the connection beyond 2^31-1 (RFC 9113, 6.9.1)"
-            raise ConnectionBroken(Code.FLOW_CONTROL_ERROR, text)
-        if not before:
-            self._tell_room(())
-
-    def _tell_room(self, could_send: list[WireStream] | tuple[()]) -> None:
-        """Tell those that have got room, except those that had it."""
-        for stream in list(self._streams.values()):
-            if self.room(stream) and stream not in could_send:
-                stream.sink.on_window()
-
-    # -- the other frames
-
-    def _on_priority(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        """Deprecated, means nothing to a client, may come at any time (6.3)."""
-        if not stream_id:
-            raise ConnectionBroken(Code.PROTOCOL_ERROR, "PRIORITY of no stream (RFC 9113, 6.3)")
-        if end - start != 5:
-            raise _wrong_size("PRIORITY", end - start)
-        self._budget.spend(COST, "PRIORITY")
-
-    def _on_push(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        raise ConnectionBroken(Code.PROTOCOL_ERROR, "PUSH_PROMISE, though our SETTINGS forbid it (RFC 9113, 8.4)")
-
-    # By frame type, from HEADERS on; DATA never gets here.
-    _handlers: Final = (
-        _on_push, _on_headers, _on_priority, _on_reset, _on_settings, _on_push, _on_ping, _on_goaway,
-        _on_window_update, _on_continuation,
-    )  # fmt: skip
-
-    # -- ends --------------------------------------------------------------------------------------------------
-
     def eof(self, reason: str) -> None:
         """The stream below has ended, or broke. Every sink is told: `ConnectionClosed` if nothing of its response had
         come, else `ReadError`.
@@ -806,7 +233,7 @@ class Wire:
             return
         if self.goaway is not None:
             reason = f"{reason}; it had sent {self.goaway}"
-        elif self._held and not self.has_settings and b"HTTP/1.1 ".startswith(self._held):
+        elif self._held and not self.has_settings and b"HTTP/1.1 ".startswith(b"".join(self._held)):
             reason = f"{reason}; it speaks HTTP/1.1 and not HTTP/2"
 
         def error_for(stream: WireStream) -> Error:
@@ -815,94 +242,3 @@ class Wire:
             return ReadError(f"{reason}, inside the response, after {stream.received} bytes of content")
 
         self._end_all(error_for)
-
-    def _break(self, broken: ConnectionBroken) -> None:
-        """A connection error (5.4.1)."""
-        self._out.append(pack_goaway(broken.code))
-        self._end_all(lambda stream: copy(broken.error))
-
-    def _end_all(self, error_for: Callable[[WireStream], Error]) -> None:
-        self.is_over = True
-        self.max_streams = 0
-        streams = list(self._streams.values())
-        self._streams.clear()
-        sides = [stream.side for stream in streams]
-        for stream in streams:
-            stream.side = OVER
-        for stream, side in zip(streams, sides, strict=True):
-            if side is ENDED:
-                stream.sink.on_window()
-            else:
-                stream.side = side  # for the text
-                error = error_for(stream)
-                stream.side = OVER
-                stream.sink.on_failed(error, False)
-
-    def _fail(self, stream: WireStream, code: Code, error: PeerError) -> None:
-        """A stream error (5.4.2)."""
-        side = stream.side
-        self._abandon(stream, code)
-        if side is ENDED:
-            stream.sink.on_window()
-        else:
-            stream.sink.on_failed(error, False)
-
-    def _abandon(self, stream: WireStream, code: int) -> None:
-        self._out.append(pack_reset(stream.id, code))
-        self._forget(stream)
-
-    def _forget(self, stream: WireStream) -> None:
-        """The stream is over for us; for the peer it may go on for a while."""
-        side = stream.side
-        stream.side = OVER
-        del self._streams[stream.id]
-        if side is ENDED:
-            return  # it cannot say anything more
-        late = self._late
-        if len(late) >= MAX_REMEMBERED:
-            oldest = next(iter(late))
-            del late[oldest]
-            self._late_floor = max(self._late_floor, oldest)
-        late[stream.id] = Late(stream.receive_left, self._limits.max_informational + 2)
-
-    def _check_forgotten(self, stream_id: int, what: str) -> None:
-        """Only streams that we have reset may still have frames coming, and of those only the newest are known."""
-        if not stream_id or not stream_id & 1 or stream_id >= self._next_id:
-            raise _idle(what, stream_id)
-        if stream_id > self._late_floor:
-            raise ConnectionBroken(Code.STREAM_CLOSED, f"{what} after the end of stream {stream_id} (RFC 9113, 5.1)")
-
-
-# -- texts ---------------------------------------------------------------------------------------------------------
-
-
-def _padding(data: bytes, start: int, end: int) -> int:
-    """How many bytes at the end are padding; the first byte says so (6.1)."""
-    if start == end or data[start] >= end - start:
-        raise ConnectionBroken(Code.PROTOCOL_ERROR, "padding that is longer than its frame (RFC 9113, 6.1)")
-    return data[start]
-
-
-def _too_short(received: int, expected: int) -> IncompleteBody:
-    text = f"the response ends after {received} of {expected} bytes of content (RFC 9113, 8.1.1)"
-    return IncompleteBody(text, received, expected)
-
-
-def _idle(what: str, stream_id: int) -> ConnectionBroken:
-    return ConnectionBroken(
-        Code.PROTOCOL_ERROR, f"{what} of stream {stream_id}, which we have not opened (RFC 9113, 5.1)"
-    )
-
-
-def _not_of_streams(what: str, stream_id: int) -> ConnectionBroken:
-    return ConnectionBroken(Code.PROTOCOL_ERROR, f"{what} of stream {stream_id}, not of the connection (RFC 9113, 6)")
-
-
-def _wrong_size(what: str, size: int) -> ConnectionBroken:
-    return ConnectionBroken(Code.FRAME_SIZE_ERROR, f"{what} of {size} bytes (RFC 9113, 4.2)")
-
-
-def _not_a_preface(data: bytes) -> str:
-    if data.startswith(b"HTTP/1."):
-        return f"the peer speaks HTTP/1.1 and not HTTP/2: {data[:40]!r}"
-    return f"the peer does not begin with SETTINGS but with {data[:9]!r} (RFC 9113, 3.4)"
