@@ -486,11 +486,14 @@ def test_each_indexing_does_what_it_says() -> None:
             block = encoder.encode([("x-name", "value", indexing)])
             assert block[0] == octet
             theirs_decode(decoder, block)
-    # It stands in the table now.
+    # The name stands in the table now, and the field too.
+    encoder = Encoder()
+    encoder.encode([("x-name", "value", ADD)])
     assert encoder.encode([("x-name", "value", WITHOUT)]) == b"\xbe"
     assert encoder.encode([("x-name", "other", WITHOUT)])[:2] == b"\x0f\x2f"  # the name is index 62
     assert encoder.encode([("x-name", "value", NEVER)])[:2] == b"\x1f\x2f"
     assert encoder.encode([(":method", "GET", NEVER)])[:1] == b"\x12"
+    assert encoder.encode([("accept-charset", "", WITHOUT)]) == b"\x8f"
 
 
 def test_a_field_too_large_for_the_table_leaves_it_alone() -> None:

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.table import HeaderTable
@@ -55,10 +55,13 @@ ENTRY_OVERHEAD: Final = 32
 """What is added to the octets of name and value, in tables (RFC 7541, 4.1) and in limits (RFC 9113, 6.5.2)."""
 
 _DECODED_ROOM: Final = 16 * 1024
-"""Octets of representations, with the overhead of each, that a decoder remembers."""
+"""What a decoder remembers, in octets of representations and `_REMEMBERED` for each."""
 
 _ENCODED_ROOM: Final = 64 * 1024
-"""Octets of representations, with the overhead of each, that an encoder remembers."""
+"""What an encoder remembers, counted likewise. It is more, since long secrets come again with each request."""
+
+_REMEMBERED: Final = 128
+"""The charge for remembering something, whatever its length."""
 
 _MAX_CONTINUATION: Final = 5
 """Octets behind the first of an integer (RFC 7541, 5.1): enough for 32 bits."""
@@ -77,11 +80,8 @@ class TooLarge(ValueError):
     """
 
     def __init__(self, message: str, limit: str) -> None:
-        super().__init__(message, limit)
+        super().__init__(message)
         self.limit = limit
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 class Indexing(IntEnum):
@@ -95,20 +95,27 @@ class Indexing(IntEnum):
     """Into no table, by no intermediary either: for secrets. Always written as a literal (6.2.3, 7.1.3)."""
 
 
-_Field: TypeAlias = tuple[str, str]
-_Entry: TypeAlias = tuple[_Field, int]  # the field and its size
+_ADD: Final = Indexing.ADD
+_WITHOUT: Final = Indexing.WITHOUT
+_NEVER: Final = Indexing.NEVER
+_WITH_NAME: Final = frozenset(Indexing)  # the first octets of literals whose name is a string, not an index
+
+_Pair: TypeAlias = tuple[str, str]
+_Field: TypeAlias = tuple[str, str, Indexing]
+_Entry: TypeAlias = tuple[_Pair, int]  # the pair and its size
 
 
 # -- the static table (appendix A) -----------------------------------------------------------------------------------
 
-_FIELDS: Final[tuple[_Field, ...]] = tuple((n.decode(), v.decode()) for n, v in HeaderTable.STATIC_TABLE)
-_FIRST_DYNAMIC: Final = len(_FIELDS) + 1  # 62
-_STATIC: Final[tuple[_Entry, ...]] = (
-    (("", ""), 0),  # there is no index 0
-    *(((name, value), len(name) + len(value) + ENTRY_OVERHEAD) for name, value in _FIELDS),
-)
-_STATIC_FIELDS: Final = {field: index for index, field in reversed([*enumerate(_FIELDS, 1)]) if field[1]}
-_STATIC_NAMES: Final = {name: index for index, (name, _) in reversed([*enumerate(_FIELDS, 1)])}
+_PAIRS: Final[list[_Pair]] = [(name.decode(), value.decode()) for name, value in HeaderTable.STATIC_TABLE]
+_FIRST_DYNAMIC: Final = 1 + len(_PAIRS)  # 62
+
+# By index; there is none at 0.
+_STATIC: Final[list[_Entry]] = [(pair, len(pair[0]) + len(pair[1]) + ENTRY_OVERHEAD) for pair in [("", ""), *_PAIRS]]
+_STATIC_NAMES: Final = [pair[0] for pair, _ in _STATIC]
+
+_INDEX_OF: Final = {pair: index for index, pair in enumerate(_PAIRS, 1)}
+_INDEX_OF_NAME: Final = {name: index for index, (name, _) in reversed([*enumerate(_PAIRS, 1)])}  # its first
 
 
 # -- Huffman code (5.2 and appendix B) -------------------------------------------------------------------------------
@@ -118,46 +125,56 @@ _SYMBOLS: Final = {code: symbol for symbol, code in enumerate(_CODES)}
 _EOS: Final = 256
 
 
-class _State(dict[int, tuple[str, "_State"]]):
-    """What the bits of an unfinished code make of the next octet: the characters that end in it, the state after."""
+# A state of the automaton stands for the bits of an unfinished code. At each octet's place in it stand the characters
+# that end in this octet, and the state after it; None if that was not needed before. At _PENDING stand the bits.
+_State: TypeAlias = "list[tuple[str, _State] | None]"
+_PENDING: Final = 256
+_STATES: Final[dict[str, _State]] = {}
 
-    __slots__ = ("is_end", "pending")
-
-    def __init__(self, pending: str) -> None:
-        super().__init__()
-        self.pending = pending
-        # A string is padded with the first bits of EOS, which are all ones, and with fewer than eight.
-        self.is_end = len(pending) < 8 and "0" not in pending
-
-    def __missing__(self, octet: int) -> tuple[str, _State]:
-        code = self.pending
-        text = ""
-        for bit in format(octet, "08b"):
-            code += bit
-            symbol = _SYMBOLS.get(code)
-            if symbol == _EOS:
-                raise HPACKError("a Huffman string with EOS inside")
-            if symbol is not None:
-                text += chr(symbol)
-                code = ""
-        after = _STATES.get(code)
-        if after is None:
-            after = _STATES.setdefault(code, _State(code))
-        self[octet] = text, after
-        return text, after
+# A string is padded with the first bits of EOS, which are all ones, and with fewer than eight.
+_PADDINGS: Final = frozenset("1" * count for count in range(8))
 
 
-_START: Final = _State("")
-_STATES: Final = {"": _START}
+def _state(pending: str) -> _State:
+    known = _STATES.get(pending)
+    if known is not None:
+        return known
+    state: _State = [None] * 256
+    state.append((pending, state))
+    return _STATES.setdefault(pending, state)
+
+
+def _pending(state: _State) -> str:
+    at_the_end = state[_PENDING]
+    return at_the_end[0] if at_the_end else ""
+
+
+def _find(state: _State, octet: int) -> tuple[str, _State]:
+    """The transition for an octet, which was not needed before."""
+    code = _pending(state)
+    text = ""
+    for bit in format(octet, "08b"):
+        code += bit
+        symbol = _SYMBOLS.get(code)
+        if symbol == _EOS:
+            raise HPACKError("a Huffman string with EOS inside")
+        if symbol is not None:
+            text += chr(symbol)
+            code = ""
+    state[octet] = found = text, _state(code)
+    return found
+
+
+_START: Final = _state("")
 
 
 def _from_huffman(data: bytes) -> str:
     state = _START
     parts: list[str] = []
     for octet in data:
-        text, state = state[octet]
+        text, state = state[octet] or _find(state, octet)
         parts.append(text)
-    if not state.is_end:
+    if _pending(state) not in _PADDINGS:
         raise HPACKError("a Huffman string that is cut off, or with padding that is too long or not all ones")
     return "".join(parts)
 
@@ -194,13 +211,16 @@ def _integer(value: int, mask: int, pattern: int) -> bytes:
 
 
 def _read_string(block: bytes, at: int) -> tuple[str, int]:
-    is_huffman = block[at] >= 0x80
-    length, at = _read_integer(block, at, 0x7F)
+    first = block[at]
+    length = first & 0x7F
+    at += 1
+    if length == 0x7F:
+        length, at = _read_integer(block, at - 1, 0x7F)
     end = at + length
     if end > len(block):
         raise HPACKError("the block ends inside a string")
     data = block[at:end]
-    return (_from_huffman(data) if is_huffman else data.decode("latin-1")), end
+    return (_from_huffman(data) if first >= 0x80 else data.decode("latin-1")), end
 
 
 def _string(text: str) -> bytes:
@@ -212,6 +232,33 @@ def _string(text: str) -> bytes:
         return _integer(len(data), 0x7F, 0x00) + data
     code = int(bits + "1" * (-len(bits) & 7), 2).to_bytes(length, "big")
     return _integer(length, 0x7F, 0x80) + code
+
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+class _Memory(dict[_Key, _Value]):
+    """A dict that is emptied when what was put into it comes to more than its room."""
+
+    __slots__ = ("_left", "_room")
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = self._left = room
+
+    def remember(self, key: _Key, value: _Value, octets: int) -> None:
+        octets += _REMEMBERED
+        if octets > self._left:
+            if octets > self._room // 4:
+                return  # one large thing is not worth all the others
+            self.forget()
+        self._left -= octets
+        self[key] = value
+
+    def forget(self) -> None:
+        self.clear()
+        self._left = self._room
 
 
 # -- decoding --------------------------------------------------------------------------------------------------------
@@ -234,6 +281,7 @@ class Decoder:
         self._allowed = DEFAULT_TABLE_SIZE
         self._demanded: int | None = None  # the next block must begin with a size update, to no more than this
         self._is_broken = False
+        self._known: _Memory[bytes, _Entry] = _Memory(_DECODED_ROOM)  # rule 4
 
     @property
     def header_table_size(self) -> int:
@@ -272,26 +320,47 @@ class Decoder:
         fields: list[tuple[str, str]] = []
         dropped = size = at = 0
         end = len(block)
+        entries = self._entries
+        known = self._known
         try:
             if self._demanded is not None or (end and 0x20 <= block[0] < 0x40):
                 at = self._read_updates(block)
             while at < end:
                 octet = block[at]
                 if octet >= 0x80:
-                    index, at = _read_integer(block, at, 0x7F)
-                    entry = self._entry(index)
+                    if 0x80 < octet < 0xBE:
+                        entry = _STATIC[octet - 0x80]
+                        at += 1
+                    elif octet - 0xBE < len(entries) and 0x80 < octet < 0xFF:
+                        entry = entries[0xBD - octet]
+                        at += 1
+                    else:
+                        index, at = _read_integer(block, at, 0x7F)
+                        entry = self._entry(index)
                 else:
-                    if 0x20 <= octet < 0x40:
-                        raise HPACKError("a table size update behind the block's first field")
-                    entry, at = self._read_literal(block, at)
-                    if octet >= 0x40:
+                    # Where the field ends if no length takes more than an octet; where not, nothing is known of it.
+                    after = at + 1
+                    if octet <= 0x40:
+                        if 0x20 <= octet < 0x40:
+                            raise HPACKError("a table size update behind the block's first field")
+                        if octet in _WITH_NAME:
+                            after += 1 + (block[after] & 0x7F)
+                    after += 1 + (block[after] & 0x7F)
+                    found = known.get(block[at:after])
+                    if found is not None:
+                        entry = found
+                        at = after
+                    else:
+                        entry, at = self._read_literal(block, at)
+                        if size > max_size or len(fields) > max_fields:
+                            # Lost in any case: from here on only the table counts.
+                            dropped += len(fields)
+                            fields.clear()
+                    if octet >= 0x40 and (entries or entry[1] <= self._size):
                         self._insert(entry)
-                    if size > max_size or len(fields) > max_fields:
-                        # Lost in any case: from here on only the table counts.
-                        dropped += len(fields)
-                        fields.clear()
-                fields.append(entry[0])
-                size += entry[1]
+                pair, entry_size = entry
+                fields.append(pair)
+                size += entry_size
         except IndexError:
             self._is_broken = True
             raise HPACKError("the block ends inside a field") from None
@@ -317,13 +386,22 @@ class Decoder:
 
     def _read_literal(self, block: bytes, start: int) -> tuple[_Entry, int]:
         octet = block[start]
-        index, at = _read_integer(block, start, 0x3F if octet >= 0x40 else 0x0F)
-        if index:
-            name = self._entry(index)[0][0]
-        else:
+        mask = 0x3F if octet >= 0x40 else 0x0F
+        index = octet & mask
+        at = start + 1
+        if index == mask:
+            index, at = _read_integer(block, start, mask)
+        if not index:
             name, at = _read_string(block, at)
+        elif index < _FIRST_DYNAMIC:
+            name = _STATIC_NAMES[index]
+        else:
+            name = self._entry(index)[0][0]
         value, at = _read_string(block, at)
-        return ((name, value), len(name) + len(value) + ENTRY_OVERHEAD), at
+        entry = (name, value), len(name) + len(value) + ENTRY_OVERHEAD
+        if index < _FIRST_DYNAMIC:
+            self._known.remember(block[start:at], entry, at - start)
+        return entry, at
 
     def _read_updates(self, block: bytes) -> int:
         """Take the size updates at the block's begin (RFC 7541, 6.3). Returns where they end."""
@@ -365,6 +443,12 @@ class Decoder:
 # -- encoding --------------------------------------------------------------------------------------------------------
 
 
+# The indexed representations of the newest entry (at 1), the one before, ...: as many as a table can hold.
+_BY_DISTANCE: Final = [
+    _integer(_FIRST_DYNAMIC - 1 + distance, 0x7F, 0x80) for distance in range(1 + MAX_TABLE_SIZE // ENTRY_OVERHEAD)
+]
+
+
 class Encoder:
     """Encodes the header blocks of one direction of one connection. Not safe for use by several threads at once.
 
@@ -374,13 +458,14 @@ class Encoder:
 
     def __init__(self) -> None:
         self.version = 0
-        self._entries: deque[_Entry] = deque()  # the oldest first
-        self._fields: dict[_Field, int] = {}  # field -> how many were inserted before it
+        self._entries: deque[tuple[_Field, int]] = deque()  # fields and their sizes, the oldest first
+        self._places: dict[_Field, int] = {}  # field -> how many were inserted before it
         self._names: dict[str, int] = {}  # name -> the same of its newest entry
         self._inserted = 0
         self._used = 0
         self._size = DEFAULT_TABLE_SIZE
         self._lowest: int | None = None  # the smallest size since the last block, which must be told of it
+        self._known: _Memory[_Field, bytes] = _Memory(_ENCODED_ROOM)  # those that the table has no part in
 
     @property
     def header_table_size(self) -> int:
@@ -404,15 +489,24 @@ class Encoder:
         An encode that raises leaves nothing behind: the next block empties the peer's table.
         """
         parts: list[bytes] = []
+        places = self._places
+        known = self._known
         try:
             if self._lowest is not None:
                 parts.append(self._updates())
             for field in fields:
-                parts.append(self._represent(field))
+                place = places.get(field)
+                if place is None:
+                    parts.append(known.get(field) or self._represent(field))
+                else:
+                    parts.append(_BY_DISTANCE[self._inserted - place])
             return b"".join(parts)
         except BaseException:
-            self._evict(0)
-            self._lowest = 0
+            # An interrupt too, so nothing here is sure to be whole.
+            self._entries.clear()
+            self._places.clear()
+            self._names.clear()
+            self._used = self._lowest = 0
             self.version += 1
             raise
 
@@ -424,39 +518,42 @@ class Encoder:
             return update
         return _integer(lowest, 0x1F, 0x20) + update
 
-    def _represent(self, field: tuple[str, str, Indexing]) -> bytes:
+    def _represent(self, field: _Field) -> bytes:
+        """The representation of a field that neither stands in the dynamic table to be found there nor is known."""
         name, value, indexing = field
-        if indexing != Indexing.NEVER:
-            index = self._index((name, value))
+        if indexing is not _NEVER:
+            index = _INDEX_OF.get((name, value))
             if index:
-                return _integer(index, 0x7F, 0x80)
-        size = len(name) + len(value) + ENTRY_OVERHEAD
-        if indexing == Indexing.ADD and size > self._size:
-            indexing = Indexing.WITHOUT
-        index = _STATIC_NAMES.get(name, 0)
+                part = _integer(index, 0x7F, 0x80)
+                self._known.remember(field, part, 1)
+                return part
+            if indexing is _WITHOUT:
+                place = self._places.get((name, value, _ADD))
+                if place is not None:
+                    return _BY_DISTANCE[self._inserted - place]
+        index = _INDEX_OF_NAME.get(name, 0)
         if not index and name in self._names:
-            index = self._inserted - self._names[name] - 1 + _FIRST_DYNAMIC
-        part = _integer(index, 0x3F if indexing == Indexing.ADD else 0x0F, indexing)
+            index = _FIRST_DYNAMIC - 1 + self._inserted - self._names[name]
+        size = len(name) + len(value) + ENTRY_OVERHEAD
+        is_added = indexing is _ADD and size <= self._size
+        if is_added:
+            part = _integer(index, 0x3F, 0x40)
+        else:
+            part = _integer(index, 0x0F, 0x10 if indexing is _NEVER else 0x00)
         if not index:
             part += _string(name)
         part += _string(value)
-        if indexing == Indexing.ADD:
-            self._insert(((name, value), size))
+        if is_added:
+            self._insert(field, size)
+        elif index < _FIRST_DYNAMIC:
+            self._known.remember(field, part, len(part))
         return part
 
-    def _index(self, field: _Field) -> int:
-        index = _STATIC_FIELDS.get(field)
-        if index is not None:
-            return index
-        number = self._fields.get(field)
-        return 0 if number is None else self._inserted - number - 1 + _FIRST_DYNAMIC
-
-    def _insert(self, entry: _Entry) -> None:
-        field, size = entry
+    def _insert(self, field: _Field, size: int) -> None:
         self._evict(self._size - size)
-        self._entries.append(entry)
+        self._entries.append((field, size))
         self._used += size
-        self._fields[field] = self._names[field[0]] = self._inserted
+        self._places[field] = self._names[field[0]] = self._inserted
         self._inserted += 1
         self.version += 1
 
@@ -464,6 +561,6 @@ class Encoder:
         while self._used > size:
             field, freed = self._entries.popleft()
             self._used -= freed
-            number = self._fields.pop(field)
-            if self._names[field[0]] == number:
+            place = self._places.pop(field)
+            if self._names[field[0]] == place:
                 del self._names[field[0]]
