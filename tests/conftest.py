@@ -6,7 +6,7 @@ import os
 
 from hypothesis import settings
 
-# Real servers: ca, nginx, apache, node, asgi, peer.
+# Real servers: ca, nginx, apache, node, asgi, nghttpd, peer, site, h2_site.
 pytest_plugins = ["peers.fixtures", "worlds"]
 
 

@@ -27,6 +27,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from h2_client import BareClient, bare_client, connected
 from h2_peer import PREFACE, ClientClosed, Conversation, H2Peer
 from plugwire.protocols import Address
 from plugwire.testing import PeerFailure
@@ -41,63 +42,14 @@ def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-class Client:
-    """A bare loop over the h2 package. `without_checks`: what h2 would refuse to send can be written to `sock`."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.events: list[Any] = []
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
-        self.h2.initiate_connection()
-        self.flush()
-
-    def flush(self) -> None:
-        self.sock.sendall(self.h2.data_to_send())
-
-    def request(self, method: str = "GET", path: str = "/", body: bytes | None = None, *fields: Any) -> int:
-        stream_id = self.h2.get_next_available_stream_id()
-        head = [(":method", method), (":scheme", "http"), (":authority", "x"), (":path", path), *fields]
-        self.h2.send_headers(stream_id, head, end_stream=body is None)
-        self.flush()
-        while body:
-            room = min(self.h2.local_flow_control_window(stream_id), self.h2.max_outbound_frame_size)
-            if not room:
-                self.read()
-                continue
-            self.h2.send_data(stream_id, body[:room], end_stream=len(body) <= room)
-            body = body[room:]
-            self.flush()
-        return stream_id
-
-    def read(self) -> bool:
-        data = self.sock.recv(65536)
-        self.events += self.h2.receive_data(data)
-        with contextlib.suppress(BrokenPipeError):  # the peer has closed in order, as the next look will tell
-            self.flush()
-        return bool(data)
-
-    def until(self, kind: type, count: int = 1) -> Any:
-        while len(found := [event for event in self.events if isinstance(event, kind)]) < count:
-            assert self.read(), f"closed before {kind.__name__}"
-        return found[count - 1]
-
-
 @contextlib.contextmanager
-def connected(peer: H2Peer) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", peer.port), timeout=TIMEOUT) as sock:
-        if not peer.tls:
-            yield sock
-            return
-        context = ssl.create_default_context(cadata=peer.tls_config.ca_data)
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        with context.wrap_socket(sock, server_hostname="localhost") as secured:
-            yield secured
+def client(peer: H2Peer) -> Iterator[BareClient]:
+    with bare_client(peer.url, ca_data=peer.tls_config.ca_data) as one:
+        yield one
 
 
-@contextlib.contextmanager
-def client(peer: H2Peer) -> Iterator[Client]:
-    with connected(peer) as sock:
-        yield Client(sock)
+def raw(peer: H2Peer) -> contextlib.AbstractContextManager[socket.socket]:
+    return connected(peer.url, ca_data=peer.tls_config.ca_data)
 
 
 def nothing(h2: Conversation) -> None:
@@ -107,19 +59,17 @@ def nothing(h2: Conversation) -> None:
 def test_plays_an_exchange(tls: bool) -> None:
     def script(h2: Conversation) -> None:
         stream, fields = h2.await_headers()
-        assert fields == {":method": "GET", ":scheme": "http", ":authority": "x", ":path": "/a"}
+        assert list(fields.items()) == [(":method", "GET"), (":authority", "x"), (":scheme", scheme), (":path", "/a")]
         h2.headers(stream, [(":status", "200"), ("x-a", "1"), ("x-a", "2")])
         h2.data(stream, b"hi", end_stream=True)
 
-    with H2Peer(script, tls=tls) as peer, client(peer) as one:
+    scheme = "https" if tls else "http"
+    with H2Peer(script, tls=tls) as peer, raw(peer) as sock:
+        one = BareClient(sock)
         one.request(path="/a")
-        assert one.until(h2_event("ResponseReceived")).headers == [(":status", "200"), ("x-a", "1"), ("x-a", "2")]
-        assert one.until(h2_event("DataReceived")).data == b"hi"
-        one.until(h2_event("StreamEnded"))
-
-
-def h2_event(name: str) -> Any:
-    return getattr(h2.events, name)
+        assert one.until(h2.events.ResponseReceived).headers == [(":status", "200"), ("x-a", "1"), ("x-a", "2")]
+        assert one.until(h2.events.DataReceived).data == b"hi"
+        one.until(h2.events.StreamEnded)
 
 
 async def test_serves_every_world(world: World) -> None:
@@ -155,7 +105,7 @@ def test_tells_settings_and_hears_the_clients() -> None:
 
     done = threading.Event()
     with H2Peer(script, settings={"max_concurrent_streams": 7}) as peer, client(peer) as one:
-        one.until(h2_event("RemoteSettingsChanged"), 2)
+        one.until(h2.events.RemoteSettingsChanged, 2)
         assert done.wait(TIMEOUT)
         assert (one.h2.remote_settings.max_concurrent_streams, one.h2.remote_settings.initial_window_size) == (7, 0)
 
@@ -167,13 +117,13 @@ def test_leaves_everything_to_the_script_without_a_handshake() -> None:
         h2.await_frame(SettingsFrame)
         h2.close()
 
-    with H2Peer(script, handshake=False) as peer, connected(peer) as sock:
+    with H2Peer(script, handshake=False) as peer, raw(peer) as sock:
         sock.sendall(PREFACE + SettingsFrame(0).serialize())
         assert b"".join(iter(lambda: sock.recv(100), b"")) == b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
 def test_plays_steps_and_chooses_no_h2() -> None:
-    with H2Peer([expect_head(), send(b"x")], tls=True, alpn=["http/1.1"]) as peer, connected(peer) as sock:
+    with H2Peer([expect_head(), send(b"x")], tls=True, alpn=["http/1.1"]) as peer, raw(peer) as sock:
         assert isinstance(sock, ssl.SSLSocket)
         assert sock.selected_alpn_protocol() == "http/1.1"
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -191,9 +141,9 @@ def test_cuts_blocks_pads_and_sends_trailers() -> None:
 
     with H2Peer(script) as peer, client(peer) as one:
         one.request()
-        assert one.until(h2_event("TrailersReceived")).headers == [("x-t", "1")]
-        assert one.until(h2_event("InformationalResponseReceived")).headers == [(":status", "103")]
-        assert len(one.until(h2_event("ResponseReceived")).headers[1][1]) == 20000
+        assert one.until(h2.events.TrailersReceived).headers == [("x-t", "1")]
+        assert one.until(h2.events.InformationalResponseReceived).headers == [(":status", "103")]
+        assert len(one.until(h2.events.ResponseReceived).headers[1][1]) == 20000
         data = [event for event in one.events if isinstance(event, h2.events.DataReceived)]
         assert [(event.data, event.flow_controlled_length) for event in data] == [(b"hi", 3), (b"", 256)]
 
@@ -204,7 +154,7 @@ def test_cuts_large_content_and_heads_at_the_frame_size() -> None:
 
     with H2Peer(script) as peer, client(peer) as one:
         one.request()
-        one.until(h2_event("StreamEnded"))
+        one.until(h2.events.StreamEnded)
         sizes = [len(event.data) for event in one.events if isinstance(event, h2.events.DataReceived)]
         assert sizes == [16384, 16384, 7232]
 
@@ -221,13 +171,13 @@ def test_reads_a_body_and_gives_windows_back() -> None:
 
     with H2Peer(script) as peer, client(peer) as one:
         one.request("PUT", "/", b"x" * 300_000)
-        one.until(h2_event("StreamEnded"))
-        assert one.until(h2_event("DataReceived")).data == b"300000"
+        one.until(h2.events.StreamEnded)
+        assert one.until(h2.events.DataReceived).data == b"300000"
         one.h2.send_headers(3, [(":method", "PUT"), (":scheme", "http"), (":authority", "x"), (":path", "/")])
         one.h2.send_data(3, b"ab")
         one.h2.send_headers(3, [("x-t", "1")], end_stream=True)
         one.flush()
-        one.until(h2_event("StreamEnded"), 2)
+        one.until(h2.events.StreamEnded, 2)
 
 
 def test_takes_frames_by_kind_stream_and_flag() -> None:
@@ -243,12 +193,12 @@ def test_takes_frames_by_kind_stream_and_flag() -> None:
         h2.rst(1, 8)
 
     with H2Peer(script) as peer, client(peer) as one:
-        one.request(body=b"")
+        one.begin(end_stream=False)
         one.h2.increment_flow_control_window(5)
         one.request()
         one.h2.increment_flow_control_window(7, stream_id=1)
         one.flush()  # h2 acknowledges SETTINGS when it reads: last
-        assert one.until(h2_event("StreamReset")).error_code == 8
+        assert one.until(h2.events.StreamReset).error_code == 8
 
 
 def test_sync_gives_what_the_client_sent_before() -> None:
@@ -264,16 +214,16 @@ def test_sync_gives_what_the_client_sent_before() -> None:
         h2.goaway(1, 11, b"calm")
 
     with H2Peer(script) as peer, client(peer) as one:
-        one.until(h2_event("RemoteSettingsChanged"))
+        one.until(h2.events.RemoteSettingsChanged)
         one.request()
-        goaway = one.until(h2_event("ConnectionTerminated"))
+        goaway = one.until(h2.events.ConnectionTerminated)
         assert (goaway.error_code, goaway.last_stream_id, goaway.additional_data) == (11, 1, b"calm")
 
 
 def test_events_of_frames_reach_the_test() -> None:
     with H2Peer(lambda h2: h2.await_headers()) as peer, client(peer) as one:
         reset, two = peer.event(RstStreamFrame, stream_id=1), peer.event(HeadersFrame, count=2)
-        one.request(body=b"")
+        one.begin(end_stream=False)
         assert peer.event(HeadersFrame).wait(TIMEOUT)
         assert not reset.is_set()
         one.h2.reset_stream(1, 8)
@@ -296,7 +246,7 @@ def test_waits_for_the_test() -> None:
         one.request()
         assert peer.event(HeadersFrame).wait(TIMEOUT)
         go_on.set()
-        one.until(h2_event("StreamEnded"))
+        one.until(h2.events.StreamEnded)
 
 
 def test_an_event_that_nobody_sets_is_a_failure() -> None:
@@ -324,13 +274,13 @@ def test_serves_one_script_for_each_connection_and_endless_ones() -> None:
 
     with H2Peer(first, echo, repeat=True) as peer:
         with client(peer) as one:
-            one.until(h2_event("ConnectionTerminated"))
+            one.until(h2.events.ConnectionTerminated)
         for _ in range(2):
             with client(peer) as one:
                 for number in range(1, 4):
                     one.request(path=f"/{number}")
-                    one.until(h2_event("StreamEnded"), number)
-                assert one.until(h2_event("DataReceived"), 3).data == b"/3"
+                    one.until(h2.events.StreamEnded, number)
+                assert one.until(h2.events.DataReceived, 3).data == b"/3"
     assert [len(conversation.fields) for conversation in peer.conversations] == [0, 3, 3]
 
 
@@ -348,10 +298,10 @@ def test_ends_in_every_way(end: Callable[[Conversation], None], error: type[OSEr
         h2.await_frame(SettingsFrame, flag="ACK")
         end(h2)
 
-    with H2Peer(script, tls=tls) as peer, connected(peer) as sock:
+    with H2Peer(script, tls=tls) as peer, raw(peer) as sock:
         if isinstance(sock, ssl.SSLSocket):
             sock.suppress_ragged_eofs = False
-        one = Client(sock)
+        one = BareClient(sock)
         if error is None or (error is ssl.SSLEOFError and not tls):
             while one.read():
                 pass
@@ -361,7 +311,7 @@ def test_ends_in_every_way(end: Callable[[Conversation], None], error: type[OSEr
                     pass
 
 
-def failure(script: Callable[[Conversation], object], act: Callable[[Client], object], **options: Any) -> str:
+def failure(script: Callable[[Conversation], object], act: Callable[[BareClient], object], **options: Any) -> str:
     """What the peer says after the client did `act` and was cut off."""
     with pytest.raises(PeerFailure) as caught, H2Peer(script, **options) as peer, client(peer) as one:
         act(one)
@@ -372,7 +322,7 @@ def failure(script: Callable[[Conversation], object], act: Callable[[Client], ob
 
 
 def test_a_request_after_the_last_line_is_a_failure() -> None:
-    assert "after the last line came a request" in failure(nothing, Client.request)
+    assert "after the last line came a request" in failure(nothing, BareClient.request)
 
 
 def test_a_failed_assertion_names_its_line() -> None:
@@ -380,7 +330,7 @@ def test_a_failed_assertion_names_its_line() -> None:
         assert h2.await_headers()[1][":path"] == "/other"
 
     assert f"step 1 of 1, script: line {script.__code__.co_firstlineno + 1}: AssertionError" in failure(
-        script, Client.request
+        script, BareClient.request
     )
 
 
@@ -420,20 +370,20 @@ def test_awaits_the_end() -> None:
 
 
 def test_another_protocol_is_a_failure() -> None:
-    with pytest.raises(PeerFailure, match="expected the preface"), H2Peer(nothing) as peer, connected(peer) as sock:
+    with pytest.raises(PeerFailure, match="expected the preface"), H2Peer(nothing) as peer, raw(peer) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost: x.example\r\n\r\n")
         with contextlib.suppress(ConnectionError):
             while sock.recv(100):
                 pass
 
 
-def head_of(one: Client, stream_id: int) -> bytes:
+def head_of(one: BareClient, stream_id: int) -> bytes:
     head = [(":method", "PUT"), (":scheme", "http"), (":authority", "x"), (":path", "/")]
     return HeadersFrame(stream_id, one.h2.encoder.encode(head), flags=["END_HEADERS"]).serialize()
 
 
 def test_checks_windows() -> None:
-    def flood(one: Client) -> None:
+    def flood(one: BareClient) -> None:
         piece = DataFrame(1, b"x" * 16384).serialize()
         with contextlib.suppress(ConnectionError):
             one.sock.sendall(head_of(one, 1) + piece * 4)
@@ -446,8 +396,8 @@ def test_checks_windows_that_were_lowered() -> None:
         h2.await_frame(SettingsFrame, flag="ACK")
         h2.await_end()
 
-    def flood(one: Client) -> None:
-        one.until(h2_event("RemoteSettingsChanged"))
+    def flood(one: BareClient) -> None:
+        one.until(h2.events.RemoteSettingsChanged)
         with contextlib.suppress(ConnectionError):
             one.sock.sendall(head_of(one, 1) + DataFrame(1, b"1234").serialize() + DataFrame(1, b"").serialize())
             one.sock.sendall(DataFrame(1, b"5").serialize())
@@ -458,10 +408,10 @@ def test_checks_windows_that_were_lowered() -> None:
 
 
 def test_checks_stream_ids_and_frame_sizes() -> None:
-    def backwards(one: Client) -> None:
+    def backwards(one: BareClient) -> None:
         one.sock.sendall(head_of(one, 3) + head_of(one, 1))
 
-    def large(one: Client) -> None:
+    def large(one: BareClient) -> None:
         one.sock.sendall(head_of(one, 1) + DataFrame(1, b"x" * 16385).serialize())
 
     assert "a new stream with id 1" in failure(Conversation.await_end, backwards)
@@ -477,5 +427,5 @@ def test_decodes_what_was_cut_by_the_client() -> None:
         h2.respond(block.stream_id)
 
     with H2Peer(script) as peer, client(peer) as one:
-        one.request("GET", "/", None, ("x-a", "b" * 30000))
-        one.until(h2_event("StreamEnded"))
+        one.request(fields=[("x-a", "b" * 30000)])
+        one.until(h2.events.StreamEnded)

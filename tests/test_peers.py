@@ -1,4 +1,5 @@
-"""Each peer answers as its module says, seen with http.client, so that a broken fixture is known for what it is."""
+"""Each peer answers as its module says, seen with http.client and the h2 package, so that a broken fixture is known for
+what it is."""
 
 from __future__ import annotations
 
@@ -12,13 +13,19 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import h2.events
+import h2.exceptions
 import pytest
 
-from peers import BIG, SMALL, Authority, Peer, pattern
+from h2_client import BareClient, bare_client
+from peers import BIG, LARGE_SIZE, SMALL, Authority, Peer, pattern
 from peers.apache import TEXT, Apache
 from peers.asgi import ASGI
+from peers.fixtures import Site
+from peers.nghttpd import Nghttpd
 from peers.nginx import Nginx
 from peers.node import Node
+from peers.node import node as start_node
 from peers.server import addresses
 
 TIMEOUT = 30
@@ -103,12 +110,12 @@ def test_serves_over_tls_and_on_every_address(peer: Peer, ca: Authority) -> None
             assert _exchange(connection, "/small").body == SMALL
 
 
-@pytest.mark.parametrize("name", ["nginx", "apache", "asgi"])
+@pytest.mark.parametrize("name", ["nginx", "apache", "node", "asgi"])
 def test_offers_h2_on_its_port(name: str, ca: Authority, request: pytest.FixtureRequest) -> None:
-    peer = request.getfixturevalue(name)
+    peer: Peer = request.getfixturevalue(name)
     context = ssl.create_default_context(cafile=str(ca.cert_pem))
     context.set_alpn_protocols(["h2", "http/1.1"])
-    for port, expected in ((getattr(peer, "h2_port", peer.tls_port), "h2"), (peer.tls_port, None)):
+    for port, expected in ((peer.h2_port, "h2"), (peer.tls_port, None)):
         with (
             socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock,
             context.wrap_socket(sock, server_hostname="localhost") as tls,
@@ -299,3 +306,212 @@ def test_node_breaks_off(node: Node) -> None:
 def test_node_flaky_recovers(node: Node) -> None:
     assert [_ask(node, "/flaky?key=peers&fail=2").status for _ in range(3)] == [503, 503, 200]
     assert _ask(node, "/status?code=429&retry-after=7").headers["retry-after"] == "7"
+
+
+# HTTP/2, seen with the h2 package.
+
+
+@pytest.fixture
+def h2_peer(h2_site: Site, ca: Authority) -> Iterator[BareClient]:
+    """Each server in turn, over TLS and in the clear."""
+    with bare_client(h2_site.url, ca_file=str(ca.cert_pem)) as client:
+        yield client
+
+
+@pytest.fixture(params=["h2", "h2c"])
+def h2_node(request: pytest.FixtureRequest, node: Node, ca: Authority) -> Iterator[BareClient]:
+    with bare_client(node.h2_url if request.param == "h2" else node.h2c_url, ca_file=str(ca.cert_pem)) as client:
+        yield client
+
+
+def test_h2_serves_the_common_content(h2_peer: BareClient, h2_site: Site) -> None:
+    small = h2_peer.ask("/small")
+    assert (small.status, small.headers["content-length"], small.body) == (200, "127", SMALL)
+    head = h2_peer.ask("/small", "HEAD")
+    assert (head.status, head.headers["content-length"], head.body) == (200, "127", b"")
+    assert h2_peer.ask("/big").body == BIG
+    if h2_site.url.startswith("http:"):  # the h2 package takes its time
+        assert h2_peer.ask("/large").body == pattern(LARGE_SIZE)
+    assert h2_peer.ask("/missing").status == 404
+    if h2_site.name == "nghttpd":
+        return
+    chunked = h2_peer.ask("/chunked")
+    assert "content-length" not in chunked.headers
+    assert chunked.body == SMALL
+    assert h2_peer.ask("/unavailable").status == 503
+    redirect = h2_peer.ask("/redirect")
+    assert redirect.status == 302
+    assert redirect.headers["location"].endswith("/small")
+    no_content = h2_peer.ask("/no-content")
+    assert (no_content.status, no_content.body) == (204, b"")
+    same = h2_peer.ask("/small", fields=[("if-none-match", small.headers["etag"])])
+    assert (same.status, same.body) == (304, b"")
+
+
+UPLOADS = {"nginx": "/upload/h2", "apache": "/upload/h2", "node": "/echo", "asgi": "/echo", "nghttpd": "/echo"}
+
+
+def test_h2_takes_uploads(h2_peer: BareClient, h2_site: Site) -> None:
+    path = UPLOADS[h2_site.name]
+    answer = h2_peer.ask(path, "PUT", BIG)
+    if path == "/upload/h2":
+        assert answer.status in (201, 204)
+        assert h2_peer.ask(path).body == BIG
+    elif h2_site.name == "nghttpd":
+        assert answer.body == BIG
+    else:
+        seen = json.loads(answer.body)
+        assert (seen["length"], seen["sha256"]) == (len(BIG), hashlib.sha256(BIG).hexdigest())
+
+
+def test_h2_serves_many_streams_at_once(h2_peer: BareClient) -> None:
+    streams = [h2_peer.request(path="/small") for _ in range(20)]
+    assert [h2_peer.answer(stream).body for stream in streams] == [SMALL] * 20
+
+
+def test_nginx_rotates_and_is_narrow(nginx: Nginx, ca: Authority) -> None:
+    with bare_client(f"https://localhost:{nginx.rotating_port}", ca_file=str(ca.cert_pem)) as client:
+        for _ in range(9):
+            assert client.ask("/small").body == SMALL
+        client.request(path="/small")
+        assert client.until(h2.events.ConnectionTerminated).error_code == 0
+    with bare_client(f"https://localhost:{nginx.narrow_port}", ca_file=str(ca.cert_pem)) as client:
+        client.ask("/small")
+        assert client.h2.remote_settings.max_concurrent_streams == 2
+
+
+def test_nginx_answers_over_h2_before_it_has_read(nginx: Nginx) -> None:
+    with bare_client(nginx.h2c_url) as client:
+        stream = client.begin("PUT", "/limited", [("content-length", "1000000000")], end_stream=False)
+        client.until(h2.events.ResponseReceived)
+        assert client.answer(stream).status == 413
+
+
+def test_nghttpd_variants(nghttpd: Nghttpd) -> None:
+    url = "http://127.0.0.1"
+    with bare_client(f"{url}:{nghttpd.trailers_port}") as client:
+        answer = client.ask("/small")
+        assert (answer.body, answer.trailers) == (SMALL, {"x-trailer": "at last"})
+        assert "content-length" not in answer.headers
+    with bare_client(f"{url}:{nghttpd.padded_port}") as client:
+        assert client.ask("/large").body == pattern(LARGE_SIZE)
+        pieces = [event for event in client.events if isinstance(event, h2.events.DataReceived)]
+        assert any(event.flow_controlled_length > len(event.data) for event in pieces)
+    with bare_client(f"{url}:{nghttpd.early_port}") as client:
+        stream = client.begin("PUT", "/small", end_stream=False)
+        client.until(h2.events.StreamEnded)
+        client.send(stream, b"late")
+    with bare_client(f"{url}:{nghttpd.narrow_port}") as client:
+        assert client.ask("/any", "POST", BIG[:100_000]).body == BIG[:100_000]
+        settings = client.h2.remote_settings
+        assert (settings.max_concurrent_streams, settings.initial_window_size) == (2, 1023)
+
+
+def test_node_speaks_both_on_its_h2_port(node: Node, ca: Authority) -> None:
+    assert _tls(ca, node.h2_port).body == SMALL
+
+
+def test_node_h2_echo_and_trailers(h2_node: BareClient) -> None:
+    stream = h2_node.begin("PUT", "/echo?a=b", [("x-case", "Kept")], end_stream=False)
+    h2_node.send(stream, b"abc", end_stream=False)
+    h2_node.h2.send_headers(stream, [("x-t", "1")], end_stream=True)
+    h2_node.flush()
+    seen = json.loads(h2_node.answer(stream).body)
+    assert (seen["method"], seen["target"], seen["httpVersion"], seen["length"]) == ("PUT", "/echo?a=b", "2.0", 3)
+    assert ["x-case", "Kept"] in seen["headers"]
+    assert seen["trailers"] == [["x-t", "1"]]
+    assert h2_node.ask("/reflect", "POST", BIG).body == BIG
+    chunked = h2_node.ask("/chunked?n=2")
+    assert chunked.body == b"chunk 0\nchunk 1\n"
+    assert chunked.trailers == {"x-checksum": hashlib.sha256(chunked.body).hexdigest(), "x-count": "2"}
+
+
+def test_node_h2_interim_answers(h2_node: BareClient) -> None:
+    answer = h2_node.ask("/informational?n=2")
+    assert [one[":status"] for one in answer.interim] == ["102", "102", "103"]
+    assert (answer.interim[2]["link"], answer.body) == ("</style.css>; rel=preload; as=style", SMALL)
+    expect = [("expect", "100-continue")]
+    stream = h2_node.begin("POST", "/continue", expect, end_stream=False)
+    h2_node.until(h2.events.InformationalResponseReceived, when=lambda event: event.stream_id == stream)
+    h2_node.send(stream, b"abc")
+    assert json.loads(h2_node.answer(stream).body)["length"] == 3
+    stream = h2_node.begin("POST", "/continue?mode=reject", expect, end_stream=False)
+    assert h2_node.answer(stream).status == 417
+
+
+@pytest.mark.parametrize("mode", ["reset", "keep", "cancel"])
+def test_node_h2_answers_early(mode: str, h2_node: BareClient) -> None:
+    stream = h2_node.begin("POST", f"/early?mode={mode}", end_stream=False)
+    answer = h2_node.answer(stream)
+    if mode == "cancel":
+        assert (answer.status, answer.reset) == (0, 8)
+        return
+    assert (answer.status, answer.body) == (413, b"too large\n")
+    if mode == "reset":
+        assert h2_node.until(h2.events.StreamReset).error_code == 0
+    else:
+        h2_node.send(stream, BIG)
+    assert h2_node.ask("/small").body == SMALL
+
+
+def test_node_h2_resets_with_any_code(h2_node: BareClient) -> None:
+    for code, after in ((7, "nothing"), (8, "head"), (11, "half")):
+        answer = h2_node.ask(f"/rst?code={code}&after={after}")
+        body = SMALL[: len(SMALL) // 2] if after == "half" else b""
+        assert (answer.reset, answer.status, answer.body) == (code, 0 if after == "nothing" else 200, body)
+
+
+def test_node_h2_goes_away(node: Node) -> None:
+    with bare_client(node.h2c_url) as client:
+        client.ask("/small")
+        client.request(path="/goaway?code=11&last=1")
+        goaway = client.until(h2.events.ConnectionTerminated)
+        assert (goaway.error_code, goaway.last_stream_id, goaway.additional_data) == (11, 1, b"as asked")
+    with bare_client(node.h2c_url) as client:
+        client.request(path="/goaway?cut=1")
+        client.until(h2.events.ConnectionTerminated)
+        while client.read():
+            pass
+        assert not any(isinstance(event, h2.events.ResponseReceived) for event in client.events)
+    with bare_client(node.h2c_url) as client:
+        client.request(path="/close")
+        assert client.until(h2.events.ConnectionTerminated).error_code == 0
+        while client.read():
+            pass
+
+
+def test_node_h2_breaks_off(node: Node) -> None:
+    with bare_client(node.h2c_url) as client, pytest.raises(ConnectionResetError):
+        client.ask("/reset")
+    with bare_client(node.h2c_url) as client, pytest.raises(h2.exceptions.ProtocolError):
+        client.ask("/truncate")
+
+
+def test_node_h2_settings_ping_and_session(h2_node: BareClient) -> None:
+    first = json.loads(h2_node.ask("/session").body)
+    assert first["stream"] == 1
+    assert json.loads(h2_node.ask("/session").body)["session"] == first["session"]
+    assert h2_node.ask("/settings?maxConcurrentStreams=3&initialWindowSize=100000").body == SMALL
+    settings = h2_node.h2.remote_settings
+    assert (settings.max_concurrent_streams, settings.initial_window_size) == (3, 100_000)
+    assert h2_node.ask("/ping").body == SMALL
+
+
+def test_node_h2_connect_is_an_echo(h2_node: BareClient) -> None:
+    stream = h2_node.begin("CONNECT", end_stream=False)
+    h2_node.send(stream, b"hello")
+    answer = h2_node.answer(stream)
+    assert (answer.status, answer.body) == (200, b"hello")
+
+
+def test_node_takes_settings_of_ones_own(ca: Authority) -> None:
+    with start_node(ca, maxConcurrentStreams=1) as peer, bare_client(peer.h2c_url) as client:
+        client.ask("/small")
+        assert client.h2.remote_settings.max_concurrent_streams == 1
+
+
+def test_asgi_h2_trailers_and_hints(asgi: ASGI) -> None:
+    with bare_client(asgi.h2c_url) as client:
+        answer = client.ask("/trailers", fields=[("te", "trailers")])
+        assert answer.trailers == {"x-checksum": hashlib.sha256(SMALL).hexdigest()}
+        assert [one[":status"] for one in client.ask("/hints").interim] == ["103"]

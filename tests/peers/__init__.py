@@ -1,14 +1,16 @@
-"""Real servers on loopback for the tests: nginx, Apache httpd, Node and a Python ASGI server.
+"""Real servers on loopback for the tests: nginx, Apache httpd, Node, a Python ASGI server and nghttpd.
 
 Each is a session fixture of the same name (see `fixtures.py`), started when a test first asks for it, on free ports,
 with its own configuration in its own temporary directory, and killed and waited for at the end of the run.
 
-All four serve the same bytes at the same paths, so that one test text runs against any of them (fixture `peer`):
+The first four serve the same bytes at the same paths, so that one test text runs against any of them (fixture `peer`;
+over HTTP/2 too, fixture `h2_site`), nghttpd the first three of them:
 
 =============  ====================================================================================
 `/small`       `SMALL`, 127 bytes, with Content-Length and ETag; obeys If-None-Match (304) and Range (206)
 `/big`         `BIG`, 1 MiB, with Content-Length
-`/chunked`     `SMALL`, Transfer-Encoding: chunked
+`/large`       `pattern(LARGE_SIZE)`, 8 MiB, with Content-Length
+`/chunked`     `SMALL`, Transfer-Encoding: chunked; over HTTP/2 without Content-Length
 `/missing`     404
 `/redirect`    302 to `/small`
 `/unavailable` 503
@@ -21,7 +23,7 @@ What only one of them has is listed at the head of its module.
 from __future__ import annotations
 
 from peers.certificates import Authority, Certificate
-from peers.content import BIG, SMALL, pattern
+from peers.content import BIG, LARGE_SIZE, SMALL, pattern
 from peers.server import Peer
 
-__all__ = ["BIG", "SMALL", "Authority", "Certificate", "Peer", "pattern"]
+__all__ = ["BIG", "LARGE_SIZE", "SMALL", "Authority", "Certificate", "Peer", "pattern"]

@@ -3,7 +3,8 @@
 Beyond the common paths:
 
 ===================  ==============================================================================================
-`/reflect`           POST: the request's body comes back, chunked
+`/reflect`           POST: the request's body comes back, chunked; over HTTP/2 mod_reflector answers with nothing
+                     instead, before it has read the body
 `/redirect/CODE`     301, 302, 303, 307, 308 to `/small`
 `/upload/...`        PUT (201 or 204), GET and DELETE of files (mod_dav)
 `/gzip`              `TEXT`, Content-Encoding: gzip, chunked, if the client accepts it
@@ -26,8 +27,7 @@ from peers.server import Peer, addresses, find_program, free_ports, missing, run
 
 @dataclass(frozen=True)
 class Apache(Peer):
-    h2_port: int
-    """TLS, ALPN h2 and http/1.1."""
+    """What every peer has."""
 
 
 TEXT = b"one of 16384 lines of 64 octets, through the DEFLATE filter....\n" * 16384
@@ -86,6 +86,7 @@ DocumentRoot {content}
 </Directory>
 Alias /small {content}/small.txt
 Alias /big {content}/big.bin
+Alias /large {content}/large.bin
 Alias /chunked {content}/chunked.html
 Alias /gzip {content}/text.txt
 DavLockDB {directory}/dav.lock
@@ -126,6 +127,12 @@ _TLS_HOST = """
 </VirtualHost>
 """
 
+_H2C_HOST = """
+<VirtualHost *:{port}>
+    Protocols h2c http/1.1
+</VirtualHost>
+"""
+
 
 @contextlib.contextmanager
 def apache(authority: Authority) -> Iterator[Apache]:
@@ -135,7 +142,7 @@ def apache(authority: Authority) -> Iterator[Apache]:
         missing("the modules of Apache httpd")
 
     def configure(directory: Path) -> tuple[Apache, list[str], list[int]]:
-        plain, tls, h2 = ports = free_ports(3)
+        plain, tls, h2, h2c = ports = free_ports(4)
         content = write_content(directory / "content")
         (content / "text.txt").write_bytes(TEXT)
         # An included part goes out before the length of the whole is known; any other small file gets a Content-Length.
@@ -145,9 +152,11 @@ def apache(authority: Authority) -> Iterator[Apache]:
         for place in (upload, directory):  # its workers run as nobody: see _unprivileged
             place.chmod(0o777)
         hosts = [f"[{address}]" if ":" in address else address for address in addresses()]
-        parts = [f"Listen {host}:{port} {'http' if port == plain else 'https'}" for port in ports for host in hosts]
+        clear = (plain, h2c)
+        parts = [f"Listen {host}:{port} {'http' if port in clear else 'https'}" for port in ports for host in hosts]
         parts.append(_TLS_HOST.format(port=tls, certificate=authority.server, protocols="http/1.1"))
         parts.append(_TLS_HOST.format(port=h2, certificate=authority.server, protocols="h2 http/1.1"))
+        parts.append(_H2C_HOST.format(port=h2c))
         config = directory / "httpd.conf"
         config.write_text(
             _MAIN.format(
@@ -163,7 +172,7 @@ def apache(authority: Authority) -> Iterator[Apache]:
                 hosts="\n".join(parts),
             )
         )
-        peer = Apache(directory=directory, port=plain, tls_port=tls, h2_port=h2)
+        peer = Apache(directory=directory, port=plain, tls_port=tls, h2_port=h2, h2c_port=h2c)
         return peer, [program, "-D", "FOREGROUND", "-f", str(config)], ports
 
     with running("apache", configure) as peer:

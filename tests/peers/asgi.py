@@ -17,7 +17,7 @@ from peers.server import Peer, addresses, free_ports, missing, running
 
 @dataclass(frozen=True)
 class ASGI(Peer):
-    """Its `tls_port` offers h2 as well as http/1.1 in ALPN."""
+    """Its `h2_port` is its `tls_port`, and its `h2c_port` is its `port`: it looks at the first bytes."""
 
 
 @contextlib.contextmanager
@@ -37,7 +37,8 @@ def asgi(authority: Authority) -> Iterator[ASGI]:
         }
         script = Path(__file__).with_name("asgi_server.py")
         command = [sys.executable, str(script), json.dumps(settings)]
-        return ASGI(directory=directory, port=plain, tls_port=tls), command, ports
+        peer = ASGI(directory=directory, port=plain, tls_port=tls, h2_port=tls, h2c_port=plain)
+        return peer, command, ports
 
     with running("asgi", configure) as peer:
         yield peer

@@ -5,6 +5,8 @@
 `/reflect`           the request's body, as it comes
 `/pattern?n=`        n bytes, byte i is i % 251, without Content-Length
 `/crash`             the application fails in the middle of the body
+`/trailers`          `SMALL`, then the trailer x-checksum (its sha256), if the client says TE: trailers
+`/hints`             103 with a Link, then `SMALL` (HTTP/2 only)
 ===================  ==============================================================================================
 """
 
@@ -33,7 +35,7 @@ class Exchange:
     def __init__(self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
         self.scope = scope
         self._receive = receive
-        self._send = send
+        self.send = send
         self._has_more = True
 
     async def next_piece(self) -> bytes | None:
@@ -47,13 +49,13 @@ class Exchange:
         return body
 
     async def start(self, status: int, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
-        await self._send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
 
     async def write(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b""})
+        await self.send({"type": "http.response.body", "body": b""})
 
     async def answer(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         await self.start(status, [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), *headers])
@@ -118,12 +120,22 @@ async def crash(exchange: Exchange) -> None:
 
 async def main(settings: dict[str, Any]) -> None:
     content = Path(settings["content"])
-    small, big = (content / "small.txt").read_bytes(), (content / "big.bin").read_bytes()
+    small, big, large = ((content / name).read_bytes() for name in ("small.txt", "big.bin", "large.bin"))
 
     async def chunked(exchange: Exchange) -> None:
         await exchange.start(200)
         await exchange.write(small)
         await exchange.end()
+
+    async def trailers(exchange: Exchange) -> None:
+        await exchange.send({"type": "http.response.start", "status": 200, "headers": [], "trailers": True})
+        await exchange.send({"type": "http.response.body", "body": small})
+        checksum = (b"x-checksum", hashlib.sha256(small).hexdigest().encode())
+        await exchange.send({"type": "http.response.trailers", "headers": [checksum]})
+
+    async def hints(exchange: Exchange) -> None:
+        await exchange.send({"type": "http.response.early_hint", "links": [b"</style.css>; rel=preload; as=style"]})
+        await exchange.answer(200, small)
 
     async def no_content(exchange: Exchange) -> None:
         await exchange.start(204)
@@ -132,6 +144,9 @@ async def main(settings: dict[str, Any]) -> None:
     routes: dict[str, Callable[[Exchange], Awaitable[None]]] = {
         "/small": lambda exchange: serve_small(exchange, small),
         "/big": lambda exchange: exchange.answer(200, big),
+        "/large": lambda exchange: exchange.answer(200, large),
+        "/trailers": trailers,
+        "/hints": hints,
         "/redirect": lambda exchange: exchange.answer(302, b"", (b"location", b"/small")),
         "/unavailable": lambda exchange: exchange.answer(503, b"unavailable\n"),
         "/no-content": no_content,

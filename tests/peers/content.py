@@ -11,6 +11,9 @@ SMALL = (b"plugwire interop: the same small file from every peer. " * 3)[:126] +
 BIG = hashlib.shake_256(b"plugwire").digest(1 << 20)
 """1 MiB that does not compress, equal in every run."""
 
+LARGE_SIZE = 8 << 20
+"""The body of `/large` is `pattern(LARGE_SIZE)`."""
+
 _PERIOD = bytes(range(251))
 
 
@@ -20,8 +23,8 @@ def pattern(length: int) -> bytes:
 
 
 def write_content(directory: Path) -> Path:
-    """Lay the served files into `directory` as `small.txt` and `big.bin`, readable by any user."""
+    """Lay the served files into `directory` as `small.txt`, `big.bin` and `large.bin`, readable by any user."""
     directory.mkdir()
-    for name, data in (("small.txt", SMALL), ("big.bin", BIG)):
+    for name, data in (("small.txt", SMALL), ("big.bin", BIG), ("large.bin", pattern(LARGE_SIZE))):
         (directory / name).write_bytes(data)
     return directory

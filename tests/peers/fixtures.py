@@ -1,5 +1,5 @@
-"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`; `peer`, which runs a test against each of them; and
-`site`, each of them plain and over TLS.
+"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, `nghttpd`; `peer`, which runs a test against each of
+the first four; `site`, each of these plain and over TLS; `h2_site`, all five by HTTP/2, over TLS and in the clear.
 
 A test that asks for one of them gets the marker `interop`, so `-m "not interop"` runs without any server.
 """
@@ -13,17 +13,19 @@ import pytest
 
 from peers import apache as _apache
 from peers import asgi as _asgi
+from peers import nghttpd as _nghttpd
 from peers import nginx as _nginx
 from peers import node as _node
 from peers.certificates import Authority, make_authority
 from peers.server import Peer
 
 PEERS = ("nginx", "apache", "node", "asgi")
+H2_PEERS = (*PEERS, "nghttpd")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not {*PEERS, "peer", "site"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {*H2_PEERS, "peer", "site", "h2_site"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
 
 
@@ -56,6 +58,12 @@ def asgi(ca: Authority) -> Iterator[_asgi.ASGI]:
         yield peer
 
 
+@pytest.fixture(scope="session")
+def nghttpd(ca: Authority) -> Iterator[_nghttpd.Nghttpd]:
+    with _nghttpd.nghttpd(ca) as peer:
+        yield peer
+
+
 @pytest.fixture(params=PEERS)
 def peer(request: pytest.FixtureRequest) -> Peer:
     """Each server in turn."""
@@ -77,3 +85,11 @@ def site(request: pytest.FixtureRequest) -> Site:
     name, _, scheme = request.param.partition("-")
     found: Peer = request.getfixturevalue(name)
     return Site(name, found.url if scheme == "http" else found.tls_url)
+
+
+@pytest.fixture(params=[f"{name}-{protocol}" for name in H2_PEERS for protocol in ("h2", "h2c")])
+def h2_site(request: pytest.FixtureRequest) -> Site:
+    """Each server that speaks HTTP/2 in turn, over TLS and in the clear by prior knowledge."""
+    name, _, protocol = request.param.partition("-")
+    found: Peer | _nghttpd.Nghttpd = request.getfixturevalue(name)
+    return Site(name, found.h2_url if protocol == "h2" else found.h2c_url)

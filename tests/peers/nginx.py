@@ -37,8 +37,10 @@ from peers.server import Peer, addresses, find_program, free_ports, running
 
 @dataclass(frozen=True)
 class Nginx(Peer):
-    h2_port: int
-    """TLS, ALPN h2 and http/1.1."""
+    rotating_port: int
+    """As `h2_port`; a connection gets a GOAWAY with its 10th request (`keepalive_requests`)."""
+    narrow_port: int
+    """As `h2_port`; 2 streams at once."""
     mutual_tls_port: int
     """TLS that requires a client certificate of the same authority (400 without)."""
     expired_port: int
@@ -85,6 +87,7 @@ _SERVER = """
         client_max_body_size 0;
         location = /small {{ alias {content}/small.txt; add_header Cache-Control "max-age=60"; }}
         location = /big {{ alias {content}/big.bin; }}
+        location = /large {{ alias {content}/large.bin; }}
         location = /chunked {{ alias {content}/small.txt; ssi on; ssi_types *; }}
         location = /chunked-big {{ alias {content}/big.bin; ssi on; ssi_types *; }}
         location = /until-close {{ alias {content}/small.txt; ssi on; ssi_types *; chunked_transfer_encoding off; }}
@@ -127,13 +130,16 @@ def nginx(authority: Authority) -> Iterator[Nginx]:
     program = find_program("nginx")
 
     def configure(directory: Path) -> tuple[Nginx, list[str], list[int]]:
-        ports = free_ports(8)
-        plain, tls, h2, mutual, expired, wrong_host, untrusted, tls12 = ports
+        ports = free_ports(11)
+        plain, tls, h2, h2c, rotating, narrow, mutual, expired, wrong_host, untrusted, tls12 = ports
         peer = Nginx(
             directory=directory,
             port=plain,
             tls_port=tls,
             h2_port=h2,
+            h2c_port=h2c,
+            rotating_port=rotating,
+            narrow_port=narrow,
             mutual_tls_port=mutual,
             expired_port=expired,
             wrong_host_port=wrong_host,
@@ -149,6 +155,9 @@ def nginx(authority: Authority) -> Iterator[Nginx]:
             (_listen(plain) + f"\n        listen unix:{peer.socket_path};", ""),
             (_listen(tls, " ssl"), _tls(authority.server)),
             (_listen(h2, " ssl http2"), _tls(authority.server)),
+            (_listen(h2c, " http2"), ""),
+            (_listen(rotating, " ssl http2"), _tls(authority.server, "keepalive_requests 10;")),
+            (_listen(narrow, " ssl http2"), _tls(authority.server, "http2_max_concurrent_streams 2;")),
             (
                 _listen(mutual, " ssl"),
                 _tls(authority.server, f"ssl_client_certificate {authority.cert_pem};", "ssl_verify_client on;"),

@@ -1,4 +1,4 @@
-"""Node's http and https servers; the routes are described at the head of `node_server.js`."""
+"""Node's http, https and http2 servers; the routes are described at the heads of `node_server.js` and `node_h2.js`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ class Node(Peer):
 
 
 @contextlib.contextmanager
-def node(authority: Authority) -> Iterator[Node]:
+def node(authority: Authority, **h2_settings: int) -> Iterator[Node]:
+    """`h2_settings`: in the SETTINGS of its HTTP/2 servers, as Node calls them (`maxConcurrentStreams=1`)."""
     program = find_program("node", "nodejs")
 
     def configure(directory: Path) -> tuple[Node, list[str], list[int]]:
-        plain, tls, mutual = ports = free_ports(3)
+        plain, tls, mutual, h2, h2c = ports = free_ports(5)
         settings = {
             "addresses": list(addresses()),
             "port": plain,
             "tlsPort": tls,
             "mutualTlsPort": mutual,
+            "h2Port": h2,
+            "h2cPort": h2c,
+            "h2Settings": h2_settings,
             "content": str(write_content(directory / "content")),
             "certificate": str(authority.server.chain_pem),
             "key": str(authority.server.key_pem),
             "authority": str(authority.cert_pem),
         }
         script = Path(__file__).with_name("node_server.js")
-        peer = Node(directory=directory, port=plain, tls_port=tls, mutual_tls_port=mutual)
+        peer = Node(directory=directory, port=plain, tls_port=tls, mutual_tls_port=mutual, h2_port=h2, h2c_port=h2c)
         return peer, [program, str(script), json.dumps(settings)], ports
 
     with running("node", configure) as peer:

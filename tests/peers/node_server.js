@@ -22,16 +22,20 @@
 //   /status?code=&retry-after=   that status
 //   /flaky?key=&fail=n&code=  the first n requests with this key get the code (default 503), later ones 200 and the count
 //   /redirect?code=&to=       (default 302 to /small)
+//
+// Over HTTP/2 too, in the clear and over TLS; what is otherwise there is described at the head of node_h2.js.
 
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const http = require('node:http');
 const https = require('node:https');
 const path = require('node:path');
+const h2 = require('./node_h2.js');
 
 const settings = JSON.parse(process.argv[2]);
 const SMALL = fs.readFileSync(path.join(settings.content, 'small.txt'));
 const BIG = fs.readFileSync(path.join(settings.content, 'big.bin'));
+const LARGE = fs.readFileSync(path.join(settings.content, 'large.bin'));
 const PATTERN = Buffer.from(Array.from({ length: 251 * 256 }, (_, i) => i % 251));
 
 const flaky = new Map();
@@ -155,6 +159,7 @@ function small(request, response) {
 const routes = {
   '/small': small,
   '/big': (request, response) => whole(response, BIG, 200, { 'Content-Type': 'application/octet-stream' }),
+  '/large': (request, response) => whole(response, LARGE, 200, { 'Content-Type': 'application/octet-stream' }),
   '/no-content': (request, response) => response.writeHead(204).end(),
   '/unavailable': (request, response) => whole(response, Buffer.from('unavailable\n'), 503),
   '/redirect': (request, response, query) => {
@@ -187,9 +192,16 @@ const routes = {
   '/hang-body': half(() => {}),
 };
 
+const h2Routes = { ...routes, ...h2.routes(SMALL, whole) };
+
 function handle(request, response) {
+  const isH2 = request.httpVersionMajor === 2;
+  if (isH2) {
+    request.on('error', () => {});
+    response.on('error', () => {});
+  }
   const url = new URL(request.url, 'http://localhost');
-  const route = routes[url.pathname];
+  const route = (isH2 ? h2Routes : routes)[url.pathname];
   if (route) route(request, response, url.searchParams);
   else whole(response, Buffer.from('not found\n'), 404);
 }
@@ -220,19 +232,26 @@ function upgrade(request, socket, head) {
 }
 
 function connect(request, socket, head) {
+  if (request.httpVersionMajor === 2) {
+    h2.connect(request, socket); // its response, that is
+    return;
+  }
   socket.write('HTTP/1.1 200 Connection Established\r\n\r\n');
   speakEcho(socket, head);
 }
 
 const options = { keepAliveTimeout: 600_000, requestTimeout: 0, headersTimeout: 0 };
 const mutual = { requestCert: true, rejectUnauthorized: true, ca: fs.readFileSync(settings.authority) };
-const tls = { cert: fs.readFileSync(settings.certificate), key: fs.readFileSync(settings.key), ALPNProtocols: ['http/1.1'] };
+const identity = { cert: fs.readFileSync(settings.certificate), key: fs.readFileSync(settings.key) };
+const tls = { ...identity, ALPNProtocols: ['http/1.1'] };
 
 for (const address of settings.addresses) {
   for (const [server, port] of [
     [http.createServer(options), settings.port],
     [https.createServer({ ...options, ...tls }), settings.tlsPort],
     [https.createServer({ ...options, ...tls, ...mutual }), settings.mutualTlsPort],
+    [h2.secure({ ...options, ...identity }, settings.h2Settings), settings.h2Port],
+    [h2.plain(settings.h2Settings), settings.h2cPort],
   ]) {
     server.on('request', handle);
     server.on('checkContinue', checkContinue);

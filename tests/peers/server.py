@@ -4,7 +4,7 @@ A peer has all its ports chosen before it starts, because they stand in its conf
 below the kernel's ephemeral range, so that no outgoing connection of a parallel run can take one in between; two runs
 that draw the same port are told apart by a new try with new ports.
 
-Ready means that every port accepts a connection and the plain one answers a request (Apache opens its ports before it
+Ready means that every port accepts a connection and the first answers a request (Apache opens its ports before it
 has read its configuration for good). Between two looks we wait for the process to end, not for time to pass: a server
 that cannot start is reported at once, with what it wrote to stderr.
 """
@@ -42,6 +42,10 @@ class Peer:
     """Plain HTTP/1.1, on 127.0.0.1 and, where the machine has it, on ::1."""
     tls_port: int
     """TLS with `Authority.server`; ALPN http/1.1 unless the subclass says otherwise."""
+    h2_port: int
+    """TLS with `Authority.server`; ALPN h2 and http/1.1."""
+    h2c_port: int
+    """HTTP/2 in the clear, by prior knowledge."""
 
     @property
     def url(self) -> str:
@@ -52,6 +56,14 @@ class Peer:
         return f"https://localhost:{self.tls_port}"
 
     @property
+    def h2_url(self) -> str:
+        return f"https://localhost:{self.h2_port}"
+
+    @property
+    def h2c_url(self) -> str:
+        return f"http://127.0.0.1:{self.h2c_port}"
+
+    @property
     def ipv6_url(self) -> str:
         """Skips the test on a machine without ::1."""
         if "::1" not in addresses():
@@ -59,7 +71,7 @@ class Peer:
         return f"http://[::1]:{self.port}"
 
 
-PeerT = TypeVar("PeerT", bound=Peer)
+PeerT = TypeVar("PeerT")
 
 
 def addresses() -> Sequence[str]:
@@ -98,15 +110,23 @@ class StartFailed(Exception):
     """The server ended, or did not open all its ports."""
 
 
+HTTP1_PROBE = b"HEAD /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+H2_PROBE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
 @contextlib.contextmanager
 def running(
     name: str,
     configure: Callable[[Path], tuple[PeerT, Sequence[str], Sequence[int]]],
+    *,
+    probe: bytes | None = HTTP1_PROBE,
+    hosts: Sequence[str] | None = None,
 ) -> Iterator[PeerT]:
     """Run a server as long as the `with` lasts.
 
     `configure(directory)` chooses the ports, writes the configuration and returns the peer, the command line and the
-    ports to wait for. It is called anew, with a new directory, for each try.
+    ports to wait for, on each of `hosts` (default: all addresses of loopback). It is called anew, with a new directory,
+    for each try. `probe` is what the first port must answer with at least a byte.
     """
     with contextlib.ExitStack() as stack:
         for attempt in range(1, _STARTS + 1):
@@ -118,7 +138,7 @@ def running(
             process = _spawn(command, directory, log)
             stack.callback(_end, process)
             try:
-                _wait_until_ready(process, peer.port, ports)
+                _wait_until_ready(process, [(host, port) for host in hosts or addresses() for port in ports], probe)
             except StartFailed as error:
                 _end(process)
                 if attempt < _STARTS:
@@ -142,18 +162,18 @@ def _spawn(command: Sequence[str], directory: Path, log: Path) -> subprocess.Pop
         )
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, ports: Sequence[int]) -> None:
-    closed = [(address, port) for address in addresses() for port in ports]
+def _wait_until_ready(process: subprocess.Popen[bytes], places: Sequence[tuple[str, int]], probe: bytes | None) -> None:
+    closed = places
     for _ in range(_LOOKS):
         closed = [(address, port) for address, port in closed if not _accepts(address, port)]
-        if not closed and _answers(port):
+        if not closed and (probe is None or _answers(places[0], probe)):
             return
         try:
             status = process.wait(_LOOK_SECONDS)
         except subprocess.TimeoutExpired:
             continue
         raise StartFailed(f"exit status {status}")
-    raise StartFailed(f"not listening on {closed}" if closed else f"no answer on port {port}")
+    raise StartFailed(f"not listening on {closed}" if closed else f"no answer on {places[0]}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -174,11 +194,11 @@ def _accepts(address: str, port: int) -> bool:
     return True
 
 
-def _answers(port: int) -> bool:
+def _answers(place: tuple[str, int], probe: bytes) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
-            sock.sendall(b"HEAD /small HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return sock.recv(1) == b"H"
+        with socket.create_connection(place, timeout=5) as sock:
+            sock.sendall(probe)
+            return sock.recv(1) != b""
     except OSError:
         return False
 
