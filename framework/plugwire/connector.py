@@ -73,10 +73,12 @@ OUR_SCHEMES: Final = frozenset({"http", "https", "ws", "wss", "http+unix", "http
 
 
 class Plan(NamedTuple):
-    """Which transports take a route: for each role those that do, in order; `reasons` has the others."""
+    """Which transports take a route: for each role those that do, in order; `reasons` has the others. may_share: its
+    connections may turn out to take several requests at once; False if all that they can become is HTTP/1.1."""
 
     takes: dict[str, tuple[Transport, ...]]
     reasons: dict[str, str]
+    may_share: bool
 
 
 class Connector:
@@ -181,7 +183,7 @@ class Connector:
             takes[role] = tuple(taking)
         if route.scheme not in OUR_SCHEMES and route.scheme not in {transport.name for transport in self.all}:
             reasons[route.scheme] = "no transport of this name is given or installed for URLs of this scheme"
-        return Plan(takes, reasons)
+        return Plan(takes, reasons, _may_share(route, takes))
 
     def _misplaced(self, transport: Transport, role: str, route: Route) -> str | None:
         """Why this transport is not even asked."""
@@ -202,6 +204,10 @@ class Connector:
             if role != "whole" and any(demand in transport.honours for transport in self.of_role(role)):
                 return role
         return "dialler"
+
+    def may_share(self, route: Route) -> bool:
+        """Whether a connection for the route may turn out to take several requests at once."""
+        return self.plan(route).may_share
 
     def check(self, route: Route) -> None:
         """Raises `NoTransport`, before any I/O, if nobody takes the route."""
@@ -234,6 +240,19 @@ class Connector:
             raise deadline.error("dial") from error
         call.setup = call.runtime.now() - started
         return connection
+
+
+def _may_share(route: Route, takes: Mapping[str, Sequence[Transport]]) -> bool:
+    """Which version it will be, the handshake tells (ALPN); without one, it is HTTP/1.1 wherever that is allowed. Of a
+    whole transport nothing is known."""
+    if takes["whole"]:
+        return True
+    if not route.is_secure and "http/1.1" in route.http_versions:
+        return False
+    speakers = cast("Sequence[Speaker]", takes["speaker"])
+    return any(
+        version in speaker.protocols for version in route.http_versions if version != "http/1.1" for speaker in speakers
+    )
 
 
 def _check_world(transport: Transport, world: str) -> None:

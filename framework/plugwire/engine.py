@@ -16,7 +16,7 @@ from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
 from plugwire.messages import AsyncResponse
 from plugwire.pipeline import Layer, compile_chain, layers_of
-from plugwire.pool import Pool, PoolStats, Slot, Ticket
+from plugwire.pool import COMPANY, Pool, PoolStats, Share, Slot, Ticket
 from plugwire.registry import watched
 from plugwire.timeouts import Deadline
 
@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_REFUSALS: Final = 10
-"""Connections that may refuse one request, one after the other, before their speaker is to blame."""
+"""How often one request may be refused: by a connection whose capacity went away (then its speaker is to blame), or by
+a peer that says it did nothing with it (then its error is raised)."""
+
+MAX_OVERTAKEN: Final = 1000
+"""The same, where others were faster to take the capacity, on a connection that they use: threads that all begin at
+once overtake each other now and then, and only a connection that is wrong about its capacity makes so many of it."""
 
 interceptors: Final[list[Handler]] = []
 """`plugwire.testing.intercept`: the last one answers in place of every wire of the process."""
@@ -270,38 +275,62 @@ class Engine:
         if lease is not None and lease.route != route:
             lease = None
         is_replay = False
-        refusals = 0
+        refusals = overtaken = 0
         while True:
-            connection = await self._connection(route, call, lease, fresh=is_replay)
+            connection, share = await self._connection(route, call, lease, fresh=is_replay)
             scope, inner = call.scope, racing.get()
-            scope.add(connection)
-            if inner is not None:
-                inner.add(connection)
+            is_scoped = not connection.scopes_calls
+            if is_scoped:
+                scope.add(connection)
+                if inner is not None:
+                    inner.add(connection)
+            if share is not None:
+                share.begun()
             try:
                 response = await connection.send(request, call)
             except Refused as refusal:
                 # Nothing was sent: its capacity went away between the pool's grant and now.
-                refusals += 1
-                if connection.is_idle:
-                    self._retire(connection, "it refused a request")
-                if refusals > MAX_REFUSALS:
-                    what = f"{refusals} connections to {route} took no request: {refusal.reason}"
+                if share is not None and not connection.is_idle:
+                    overtaken += 1
+                else:
+                    refusals += 1
+                    if share is not None:
+                        self.pool.refused(share)
+                    elif connection.is_idle:
+                        self._retire(connection, "it refused a request")
+                if refusals > MAX_REFUSALS or overtaken > MAX_OVERTAKEN:
+                    what = f"{refusals + overtaken} connections to {route} took no request: {refusal.reason}"
                     raise PluginError(what, type(connection).__name__).at("pool", request=request) from refusal
+                call.check()
                 continue
             except (Cancelled, SessionClosed) as error:
                 # From outside, at a moment of which nothing is known.
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
-            except (ConnectionClosed, WriteError) as error:
-                if is_replay or not connection.info.reused or not can_replay(error, request):
+            except Error as error:
+                if error.replayable:
+                    # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method.
+                    refusals += 1
+                    if refusals > MAX_REFUSALS or not request.body.is_replayable:
+                        raise
+                elif (
+                    is_replay
+                    or not isinstance(error, (ConnectionClosed, WriteError))
+                    or not connection.info.reused
+                    or not can_replay(error, request)
+                ):
                     raise
+                else:
+                    is_replay = True
                 call.check()
-                is_replay = True
                 continue
             finally:
-                scope.discard(connection)
-                if inner is not None:
-                    inner.discard(connection)
+                if share is not None:
+                    self.pool.end(share)
+                if is_scoped:
+                    scope.discard(connection)
+                    if inner is not None:
+                        inner.discard(connection)
                 if connection.is_closed:
                     self.pool.forget(connection)
             now = self.runtime.now()
@@ -309,7 +338,7 @@ class Engine:
             if response.status_code == 101 or request.method == "CONNECT":
                 self._bodies.add(response)  # its stream, for as long as nobody has taken it
             if response.is_read:
-                if connection.place is not None:
+                if connection.place is not None and connection.is_idle:
                     self.pool.changed(connection)  # a connection that answers at once may forget to say that it is idle
             else:
                 scope.add(response.body)
@@ -318,37 +347,55 @@ class Engine:
                     response.body.abort()
             return response
 
-    async def _connection(self, route: Route, call: Call, lease: Lease | None, *, fresh: bool) -> Connection:
-        """A connection that takes a request now: the lease's own, an idle one, or a new one."""
+    async def _connection(
+        self, route: Route, call: Call, lease: Lease | None, *, fresh: bool
+    ) -> tuple[Connection, Share | None]:
+        """A connection that takes a request now: the lease's own, an idle one, or a new one; or one that others use
+        too, with the call's share of it."""
         if lease is not None:
             return await self._leased(lease, call, fresh=fresh)
         while True:
-            slot = self.pool.ask(route, self.runtime.waiter, fresh=fresh)
-            if type(slot) is not Slot:
-                slot = await self._wait(cast("Ticket", slot), route, call)
+            place = self.pool.ask(route, self.runtime.waiter, self.connector.may_share, fresh=fresh)
+            if type(place) is Ticket:
+                place = await self._wait(place, route, call)
+            if type(place) is Share:
+                return place.connection, place
+            slot = cast("Slot", place)
             connection, slot.connection = slot.connection, None
             if connection is None:
-                return await self._dial(route, slot, call)
-            connection.place = slot
-            if connection.is_fresh():
-                return connection
-            self._retire(connection, "the peer closed it while it was idle")
+                connection = await self._dial(route, slot, call)
+            else:
+                # What it says of itself while it is looked at is no news for the pool yet: only then has it a place.
+                is_fresh = connection.is_fresh()
+                connection.place = slot
+                if not is_fresh:
+                    self._retire(connection, "the peer closed it while it was idle")
+                    continue
+            if slot.is_scout or connection.capacity > 1:
+                return connection, self.pool.share(connection)
+            return connection, None
 
-    async def _wait(self, ticket: Ticket, route: Route, call: Call) -> Slot:
-        """Wait for a place in the limits."""
+    async def _wait(self, ticket: Ticket, route: Route, call: Call) -> Slot | Share:
+        """Wait for a place in the limits, or on a connection."""
         deadline = call.deadline.earlier(call.timeout.pool, "pool")
-        slot: Slot | None = None
+        place: Slot | Share | None = None
+        waiter = ticket.waiter
         with call.step(PoolWait, route=route):
             try:
-                with call.waiting(ticket.waiter):
-                    await ticket.waiter.wait(deadline.at)
+                with call.waiting(waiter):
+                    while ticket.lane.may_queue:
+                        at = self.runtime.now() + COMPANY
+                        if at >= deadline.at or await waiter.wait(at):
+                            break
+                        self.pool.hurry(ticket)
+                    await waiter.wait(deadline.at)
                 call.check()
-                slot = self.pool.collect(ticket)
+                place = self.pool.collect(ticket)
             finally:
                 self.pool.leave(ticket)
-            if slot is None:
+            if place is None:
                 raise deadline.error("pool", self.pool.describe())
-        return slot
+        return place
 
     async def _dial(self, route: Route, slot: Slot, call: Call) -> Connection:
         """A new connection, in its place."""
@@ -390,38 +437,52 @@ class Engine:
         if interceptors:  # who answers in place of the wire is not dialled
             return lease
         try:
-            await self._leased(lease, call, fresh=False)
+            _, share = await self._leased(lease, call, fresh=False)
         except Error as error:
             raise self._blamed(error, None, call) from error.__cause__
+        if share is not None:
+            self.pool.end(share)
         return lease
 
-    async def _leased(self, lease: Lease, call: Call, *, fresh: bool) -> Connection:
+    async def _leased(self, lease: Lease, call: Call, *, fresh: bool) -> tuple[Connection, Share | None]:
+        """The lease's connection, if it is still good; else another one, which is the lease's from now on."""
         if lease.is_over:
             raise SessionClosed("the connection's handle is closed")
         connection = lease.connection
-        if connection is not None and not connection.is_closed:
-            if connection.capacity < 1:
-                raise Busy("the leased connection has an open request: read or close its response first")
-            if not fresh and connection.is_fresh():
-                return connection
-            self._retire(connection, "the peer closed it while it was leased")
-        lease.connection = None
-        connection = await self._connection(lease.route, call, None, fresh=fresh)
-        connection.place.is_leased = True
+        if connection is not None and not (connection.is_closed or connection.is_draining):
+            share = self.pool.take(connection)
+            if share is None and connection.capacity < 1 and not (connection.is_closed or connection.is_draining):
+                raise Busy(
+                    "the leased connection has an open request: read or close its response first"
+                    if connection.place is None or not connection.place.is_shared
+                    else "the leased connection takes no further request as long as so many are open"
+                )
+            # What others use is fresh, and not to be closed under them.
+            if not connection.is_idle or (not fresh and connection.is_fresh()):
+                return connection, share
+            if share is not None:
+                self.pool.end(share)
+            if connection.is_idle:
+                self._retire(connection, "the peer closed it while it was leased")
+        if connection is not None:
+            lease.connection = None
+            self.pool.lease(connection, -1)
+        connection, share = await self._connection(lease.route, call, None, fresh=fresh)
+        self.pool.lease(connection, 1)
         lease.connection = connection
         if lease.is_over:
+            if share is not None:
+                self.pool.end(share)
             self.end_lease(lease)
             raise SessionClosed("the connection's handle was closed")
-        return connection
+        return connection, share
 
     def end_lease(self, lease: Lease) -> None:
         """Give the connection back. Idempotent."""
         lease.is_over = True
         connection, lease.connection = lease.connection, None
-        if connection is not None and connection.place is not None:
-            connection.place.is_leased = False
-            if connection.is_idle:
-                self.pool.changed(connection)
+        if connection is not None:
+            self.pool.lease(connection, -1)
 
     # -- errors and events
 

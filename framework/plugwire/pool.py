@@ -23,16 +23,35 @@ Rules that hold; each was found by a failing run without it:
    origin, its limit would count twice and its waiters wait where nobody looks. So in a step the new place is counted
    before an old one is given up for it.
 7. A connection whose session was closed meanwhile is closed when it comes back.
+
+Connections that take several requests at once (HTTP/2) are *shared*. What they add:
+
+8. The pool grants places on a shared connection as `Share`s, at most as many as `capacity` less those that were granted
+   and not begun. A share that is lost comes back as a slot does. From the grant until `send` has returned, the share
+   keeps its connection from being called idle: between a grant and the stream's begin another thread could otherwise
+   give the connection back, and the next step close it under the request.
+9. The pool knows a shared connection weakly as long as it is in use: its users hold it, it holds its slot (rule 1).
+10. `capacity` changes outside of the lock. Who finds a connection full takes it from the list first and looks at its
+   capacity once more afterwards; who raises a capacity calls `changed` afterwards, which looks at the list without the
+   lock and goes on only if the connection is not in it, or somebody waits. So one of the two sees the other; with a
+   look before the taking out only, a place that comes free in between is seen by neither, and its waiter sleeps on.
+11. As long as it is not known that a route's connections take one request each, or when it is known that they take
+   several, one dials at a time (the scout, a slot with `is_scout`; an idle connection whose freshness is being looked
+   at counts as one), and the others queue in their lane: without this, a hundred first requests would dial a hundred
+   connections, of which one is needed. A queue has a scout on its way, or somebody in the line for places, or it would
+   wait for ever. Only who is in that line holds up other routes of the origin.
+12. Rule 5 holds for shared connections too: while somebody else waits for a place, who is younger is not put on a
+   connection whose place would do (else it would never be idle). But not for ever: see `is_turn`.
 """
 
 from __future__ import annotations
 
 import heapq
 import threading
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from enum import Enum
 from itertools import count
-from math import inf
+from math import frexp, inf
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from weakref import WeakValueDictionary, ref
 
@@ -48,24 +67,87 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+COMPANY: Final = 0.25
+"""Seconds after which a scout that is still dialling gets company: one more, each time."""
+
+REMEMBERED: Final = 1000
+"""Routes of which the pool remembers whether their connections are shared, the last used ones."""
+
 
 class Slot:
-    """A place in the limits."""
+    """A place in the limits.
 
-    __slots__ = ("__weakref__", "_lost", "connection", "idle_since", "is_counted", "is_leased", "lane", "made_at")
+    is_scout: the others of the lane wait for what comes of it. leases: handles that keep its connection. is_shared: its
+    connection takes several requests at once. Of such a one, listed: its key in `Lane.open`, 0 if it is not there;
+    granted: the shares whose send has not begun; shares: those whose send has not returned.
+    """
 
-    def __init__(self, lane: Lane, made_at: float, lost: Callable[[Lane], None]) -> None:
+    __slots__ = (
+        "__weakref__",
+        "_lost",
+        "connection",
+        "granted",
+        "idle_since",
+        "is_counted",
+        "is_scout",
+        "is_shared",
+        "lane",
+        "leases",
+        "listed",
+        "made_at",
+        "shares",
+    )
+
+    def __init__(self, lane: Lane, made_at: float, lost: Callable[[Slot], None]) -> None:
         self.lane = lane
         self.made_at = made_at
         self.idle_since = 0.0
         self.connection: Connection | None = None
-        self.is_counted = True
-        self.is_leased = False
+        self.leases = 0
+        self.is_scout = False
+        self.is_shared = False
+        self.listed = 0
+        self.granted: set[int] = set()
+        self.shares: set[int] = set()
         self._lost = lost
+        self.is_counted = True
 
     def __del__(self) -> None:
         if self.is_counted:
-            self._lost(self.lane)
+            self._lost(self)
+
+
+class Share:
+    """A place on a connection that takes several requests at once.
+
+    The slot's sets know it by its `id`. Adding and discarding are single steps of the interpreter and can be repeated,
+    so they need no lock and stay right wherever an interrupt comes.
+    """
+
+    __slots__ = ("__weakref__", "_lost", "connection", "is_counted", "slot")
+
+    def __init__(self, connection: Connection, slot: Slot, lost: Callable[[Connection], None]) -> None:
+        self.connection = connection
+        self.slot = slot
+        self._lost = lost
+        self.is_counted = True
+        slot.shares.add(id(self))
+        slot.granted.add(id(self))
+
+    def begun(self) -> None:
+        """From here on the connection's own capacity counts it."""
+        self.slot.granted.discard(id(self))
+
+    def end(self) -> None:
+        """Its send has returned, or will not come."""
+        self.is_counted = False
+        self.slot.granted.discard(id(self))
+        self.slot.shares.discard(id(self))
+
+    def __del__(self) -> None:
+        if self.is_counted:
+            self.end()
+            self._lost(self.connection)
 
 
 class OriginPlaces:
@@ -80,16 +162,51 @@ class OriginPlaces:
         self.waiters: OrderedDict[Ticket, None] = OrderedDict()
 
 
+class Kind(Enum):
+    """What is known of the connections of a route."""
+
+    UNKNOWN = "unknown"
+    SHARED = "shared"
+    SINGLE = "single"
+
+
 class Lane:
-    """One route: its idle connections, the newest last; how many places and waiters are its own."""
+    """One route: its idle connections, the newest last; how many places and waiters are its own (`users`).
 
-    __slots__ = ("idle", "places", "route", "users")
+    may_queue: its kind is not SINGLE, so rule 11 holds. Then: open: shared connections in use that had room when last
+    looked at, the newest last. shared: how many shared connections there are, idle ones included. waiting: who
+    queues, the oldest first; in_line: how many of them stand in the line for places too. scouts: how many are on their
+    way; scouted_at: when the last one began.
+    """
 
-    def __init__(self, route: Route, places: OriginPlaces) -> None:
+    __slots__ = (
+        "idle",
+        "in_line",
+        "kind",
+        "may_queue",
+        "open",
+        "places",
+        "route",
+        "scouted_at",
+        "scouts",
+        "shared",
+        "users",
+        "waiting",
+    )
+
+    def __init__(self, route: Route, places: OriginPlaces, kind: Kind) -> None:
         self.route = route
         self.places = places
+        self.kind = kind
+        self.may_queue = kind is not Kind.SINGLE
         self.users = 0
         self.idle: OrderedDict[Slot, None] = OrderedDict()
+        self.open: OrderedDict[int, ref[Connection]] = OrderedDict()
+        self.shared = 0
+        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
+        self.in_line = 0
+        self.scouts = 0
+        self.scouted_at = -inf
 
 
 class TicketState(Enum):
@@ -101,34 +218,67 @@ class TicketState(Enum):
 
 
 class Ticket:
-    """One who waits. What it was granted lies in `slot`: with a connection in it, that is to be used; without, dial.
-    Who wants a fresh one is never granted a connection."""
+    """One who waits. What it was granted lies in `slot` (with a connection in it, that is to be used; without, dial) or
+    in `share`. Who wants a fresh one is never granted a connection that served one request at a time.
 
-    __slots__ = ("__weakref__", "is_fresh", "lane", "number", "slot", "state", "waiter")
+    is_in_line: it stands in the line for places, since `since`; `number` is its age there.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "is_fresh",
+        "is_in_line",
+        "lane",
+        "number",
+        "share",
+        "since",
+        "slot",
+        "state",
+        "waiter",
+    )
 
     def __init__(self, lane: Lane, number: int, waiter: Waiter, is_fresh: bool) -> None:
         self.lane = lane
         self.number = number
         self.waiter = waiter
         self.is_fresh = is_fresh
+        self.is_in_line = False
+        self.since = 0.0
         self.state = TicketState.WAITING
         self.slot: Slot | None = None
+        self.share: Share | None = None
 
 
 class Outcome(NamedTuple):
     """What a step decided.
 
-    slot: use its connection if it has one, else dial in it; None: wait with `ticket`. closing: to be closed, with the
-    reason. woken: to be woken.
+    slot: use its connection if it has one, else dial in it. share: send on its connection. ticket: wait with it.
+    closing: to be closed, with the reason. woken: to be woken.
     """
 
     slot: Slot | None = None
     ticket: Ticket | None = None
     closing: tuple[tuple[Connection, str], ...] = ()
     woken: tuple[Waiter, ...] = ()
+    share: Share | None = None
 
 
 NOTHING: Final = Outcome()
+
+
+class UnknownRoute(Exception):
+    """Asked for a route of which the table knows nothing yet, without saying whether it may be shared."""
+
+
+def is_turn(waited: float) -> bool:
+    """Whether who has waited so many seconds for a place holds back those who are younger from shared connections that
+    take its place (rule 12): in the first second, not in the next, then for two seconds, not for four, and so on.
+
+    With streams that end, one of these spans is long enough for a connection to become idle, so nobody starves. With
+    one that never ends (server-sent events), its connection never becomes idle; then the others do not stand still
+    for longer than the waiter had waited before.
+    """
+    return waited < 1 or frexp(waited)[1] % 2 == 0
 
 
 class Table:
@@ -141,10 +291,12 @@ class Table:
         self.origins: dict[Origin, OriginPlaces] = {}
         self.count = 0
         self.idle: OrderedDict[Slot, None] = OrderedDict()
-        self.lost: deque[Lane] = deque()
+        self.lost: deque[Slot | Connection] = deque()
+        """Slots that were lost, and connections of which a share was."""
         self.waiting = 0
         self.why_closed: str | None = None
-        self.lose: Callable[[Lane], None] = self.lost.append
+        self.lose: Callable[[Slot | Connection], None] = self.lost.append
+        self.kinds: OrderedDict[Route, Kind] = OrderedDict()
         self._ready: list[tuple[int, Origin]] = []
         self._numbers = count()
         self._expires_at = inf
@@ -156,12 +308,28 @@ class Table:
 
     # -- steps
 
-    def ask(self, route: Route, now: float, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Outcome:
-        """Somebody needs a connection for `route`. `fresh`: a new one, for which idle ones make room."""
+    def ask(
+        self,
+        route: Route,
+        now: float,
+        make_waiter: Callable[[], Waiter],
+        *,
+        fresh: bool = False,
+        may_share: bool | None = False,
+    ) -> Outcome:
+        """Somebody needs a connection for `route`.
+
+        Args:
+            fresh: a new one, for which idle ones make room; a shared one in use will do, too.
+            may_share: whether its connections may turn out to be shared; looked at when nothing is known of the route.
+                None: raise `UnknownRoute` then.
+        """
         self.latest = now
         if now >= self._expires_at:
             self.expire(now)
-        lane = self.lanes.get(route) or self._lane(route)
+        lane = self.lanes.get(route) or self._lane(route, may_share)
+        if lane.may_queue:
+            return self._ask_for_share(lane, now, make_waiter, fresh)
         places = lane.places
         if not places.waiters:
             if lane.idle and not fresh:
@@ -169,7 +337,7 @@ class Table:
                 if slot is not None:
                     return self._outcome(slot)
                 # All were too old, and closing the last one may have forgotten the route.
-                lane = self.lanes.get(route) or self._lane(route)
+                lane = self.lanes.get(route) or self._lane(route, False)
                 places = lane.places
             room = self._room(lane, now)
             if room is not None:
@@ -177,10 +345,83 @@ class Table:
         ticket = Ticket(lane, next(self._numbers), make_waiter(), fresh)
         self.waiting += 1
         lane.users += 1
-        places.waiters[ticket] = None
-        if len(places.waiters) == 1 and self._has_room_in_origin(places):
-            self._push(places)
+        self._stand_in_line(ticket, now)
         return self._outcome(None, ticket)
+
+    def _ask_for_share(self, lane: Lane, now: float, make_waiter: Callable[[], Waiter], fresh: bool) -> Outcome:
+        """The same, where requests may share a connection."""
+        route = lane.route
+        if lane.waiting:
+            self._serve_lane(lane, now)
+        if not lane.waiting:
+            found = self._open_with_room(lane, now) if lane.open and not self._yields(lane, inf, now) else None
+            if found is not None:
+                return self._outcome(None, None, Share(*found, self.lose))
+            if not lane.places.waiters:
+                if lane.idle and not fresh:
+                    slot = self._newest_idle(lane, now)
+                    if slot is not None:
+                        self._scout(slot, now)
+                        return self._outcome(slot)
+                    lane = self.lanes.get(route) or self._lane(route, True)
+                if not lane.scouts:
+                    slot = self._room(lane, now)
+                    if slot is not None:
+                        self._scout(slot, now)
+                        return self._outcome(slot)
+        ticket = Ticket(lane, next(self._numbers), make_waiter(), fresh)
+        self.waiting += 1
+        lane.users += 1
+        lane.waiting[ticket] = None
+        self._promote(lane, now)
+        return self._outcome(None, ticket)
+
+    def share(self, connection: Connection, now: float) -> Outcome:
+        """A connection was dialled, or proved fresh, and stands in its place; the caller is about to use it. What comes
+        of its scout is known now: a share for the caller, or none if it takes one request at a time."""
+        slot: Slot | None = connection.place
+        if slot is None:
+            return self._outcome(None)  # it was closed just now
+        lane = slot.lane
+        self._end_scouting(slot)
+        share: Share | None = None
+        if slot.is_shared or connection.capacity > 1:
+            if not slot.is_shared:
+                slot.is_shared = True
+                lane.shared += 1
+            if lane.kind is not Kind.SHARED:
+                self._shared(lane)
+            share = Share(connection, slot, self.lose)
+            self._list(slot, connection)
+        elif lane.may_queue and not lane.shared:
+            self._single(lane, now)
+        self._serve_lane(lane, now)
+        self._serve(now)
+        return self._outcome(None, None, share)
+
+    def take(self, connection: Connection) -> Outcome:
+        """A share of this very connection, if it has room."""
+        slot: Slot | None = connection.place
+        if slot is None or not slot.is_shared or connection.capacity <= len(slot.granted):
+            return self._outcome(None)
+        return self._outcome(None, None, Share(connection, slot, self.lose))
+
+    def settle(self, connection: Connection, now: float, *, refused: bool = False) -> Outcome:
+        """The capacity or a flag of a shared connection has changed, or a share of it has ended. `refused`: it took no
+        request though nobody else uses it, so it is good for nothing."""
+        self._settle(connection, now, refused)
+        self._serve(now)
+        return self._outcome(None)
+
+    def hurry(self, ticket: Ticket, now: float) -> Outcome:
+        """One who queues looks whether there is something new that only time has brought: the end of somebody else's
+        turn, or a scout that takes long."""
+        lane = ticket.lane
+        if ticket.state is TicketState.WAITING and lane.may_queue:
+            self._serve_lane(lane, now)
+            if lane.scouts and not lane.in_line and now >= lane.scouted_at + COMPANY:
+                self._promote(lane, now, company=True)
+        return self._outcome(None)
 
     def give_back(self, slot: Slot, connection: Connection, now: float) -> Outcome:
         """`connection` has no open request any more and may be used again; the slot is its own."""
@@ -204,11 +445,20 @@ class Table:
                     slot.made_at = now
                 # The waiter's use of its route becomes the place's; the place's own use of the old one ends.
                 slot.lane = ticket.lane
-                self._grant(ticket, slot)
+                self._grant(ticket, slot, now)
                 self._leave_lane(lane)
                 return self._outcome(None)
         if ready is not None:
             return self._give_up(slot, "its place was needed for another origin", now)
+        if lane.waiting:
+            # Who queues behind a scout is glad of any other.
+            ticket = next(iter(lane.waiting))
+            if ticket.is_fresh and not slot.is_shared:
+                self._drop(slot, "its place was needed for a new connection to the same origin")
+                slot.made_at = now
+            self._grant(ticket, slot, now)
+            self._leave_lane(lane)
+            return self._outcome(None)
         places.idle[slot] = None
         lane.idle[slot] = None
         self.idle[slot] = None
@@ -222,33 +472,44 @@ class Table:
 
     def free(self, slot: Slot, now: float) -> Outcome:
         """The place is empty: its connection is closed, or the dial failed."""
-        if slot.is_counted:
-            slot.is_counted = False
-            self._uncount(slot.lane)
+        self._end_place(slot, now)
         self._serve(now)
         return self._outcome(None)
 
     def leave(self, ticket: Ticket, now: float) -> Outcome:
         """A waiter gives up, whatever state it is in; what it was granted is passed on."""
         slot, ticket.slot = ticket.slot, None
+        share, ticket.share = ticket.share, None
+        lane = ticket.lane
         if ticket.state is TicketState.WAITING:
             self._forget(ticket)
-            places = ticket.lane.places
+            places = lane.places
             if places.waiters and self._has_room_in_origin(places):
                 self._push(places)
-            self._leave_lane(ticket.lane)
+            if lane.waiting:
+                self._promote(lane, now)
+            self._leave_lane(lane)
         elif slot is not None:
             ticket.state = TicketState.GONE
             connection, slot.connection = slot.connection, None
             if connection is not None:
+                self._end_scouting(slot)
                 return self.give_back(slot, connection, now)
             return self.free(slot, now)
+        elif share is not None:
+            ticket.state = TicketState.GONE
+            share.end()
+            return self.settle(share.connection, now)
         return self._outcome(None)
 
     def sweep(self, now: float) -> Outcome:
-        """Take back the places that were lost."""
+        """Take back what was lost."""
         while self.lost:
-            self._uncount(self.lost.popleft())
+            lost = self.lost.popleft()
+            if isinstance(lost, Slot):
+                self._end_place(lost, now)
+            else:
+                self._settle(lost, now)
         self._serve(now)
         return self._outcome(None)
 
@@ -273,22 +534,38 @@ class Table:
             self._evict(next(iter(self.idle)), reason)
         for places in list(self.origins.values()):
             while places.waiters:
-                ticket = next(iter(places.waiters))
-                self._forget(ticket)
-                self._woken.append(ticket.waiter)
-                self._leave_lane(ticket.lane)
+                self._dismiss(next(iter(places.waiters)))
+        for lane in list(self.lanes.values()):
+            while lane.waiting:
+                self._dismiss(next(iter(lane.waiting)))
         self._ready.clear()
         return self._outcome(None)
 
     # -- the parts of steps
 
-    def _lane(self, route: Route) -> Lane:
+    def _lane(self, route: Route, may_share: bool | None) -> Lane:
         """The record of a route; it stays if the step gives it a user."""
+        kind = self.kinds.get(route)
+        if kind is not None:
+            self.kinds.move_to_end(route)
+        elif may_share is None:
+            raise UnknownRoute
+        else:
+            kind = Kind.UNKNOWN if may_share else Kind.SINGLE
         places = self.origins.get(route.origin)
         if places is None:
             places = self.origins[route.origin] = OriginPlaces(route.origin)
-        lane = self.lanes[route] = Lane(route, places)
+        lane = self.lanes[route] = Lane(route, places, kind)
         return lane
+
+    def _learn(self, lane: Lane, kind: Kind) -> None:
+        """What the connections of a route are has come out."""
+        lane.kind = kind
+        lane.may_queue = kind is not Kind.SINGLE
+        self.kinds[lane.route] = kind
+        self.kinds.move_to_end(lane.route)
+        if len(self.kinds) > REMEMBERED:
+            self.kinds.popitem(last=False)
 
     def _leave_lane(self, lane: Lane) -> None:
         """One user less. What has none is forgotten: a crawler sees many."""
@@ -333,21 +610,58 @@ class Table:
             self._evict(next(iter(in_the_way)), reason)
         return Slot(lane, now, self.lose)
 
-    def _grant(self, ticket: Ticket, slot: Slot) -> None:
+    def _stand_in_line(self, ticket: Ticket, now: float) -> None:
+        """A waiter needs a place, and will have it when its turn comes."""
+        places = ticket.lane.places
+        ticket.is_in_line = True
+        ticket.since = now
+        places.waiters[ticket] = None
+        if len(places.waiters) == 1 and self._has_room_in_origin(places):
+            self._push(places)
+
+    def _grant(self, ticket: Ticket, slot: Slot, now: float) -> None:
         ticket.slot = slot
         ticket.state = TicketState.GRANTED
-        self.waiting -= 1
+        self._stop_waiting(ticket)
+        if ticket.lane.may_queue:
+            self._scout(slot, now)
         places = ticket.lane.places
-        del places.waiters[ticket]
         if places.waiters and self._has_room_in_origin(places):
             self._push(places)
         self._woken.append(ticket.waiter)
 
+    def _grant_share(self, ticket: Ticket, share: Share) -> None:
+        ticket.share = share
+        ticket.state = TicketState.GRANTED
+        self._stop_waiting(ticket)
+        places = ticket.lane.places
+        if places.waiters and self._has_room_in_origin(places):
+            self._push(places)
+        self._woken.append(ticket.waiter)
+        self._leave_lane(ticket.lane)
+
     def _forget(self, ticket: Ticket) -> None:
         """A waiter is gone before anything was granted to it."""
         ticket.state = TicketState.GONE
+        self._stop_waiting(ticket)
+
+    def _dismiss(self, ticket: Ticket) -> None:
+        """A waiter is woken with nothing."""
+        self._forget(ticket)
+        self._woken.append(ticket.waiter)
+        self._leave_lane(ticket.lane)
+
+    def _stop_waiting(self, ticket: Ticket) -> None:
+        """Out of the line, and of the queue."""
         self.waiting -= 1
-        del ticket.lane.places.waiters[ticket]
+        lane = ticket.lane
+        if ticket.is_in_line:
+            ticket.is_in_line = False
+            if lane.may_queue:
+                lane.in_line -= 1
+            del lane.places.waiters[ticket]
+        if lane.may_queue:
+            del lane.waiting[ticket]
 
     def _serve(self, now: float) -> None:
         """Give free places to waiters, the oldest first."""
@@ -359,7 +673,7 @@ class Table:
             self.count += 1
             places.count += 1
             heapq.heappop(self._ready)
-            self._grant(ticket, Slot(ticket.lane, now, self.lose))
+            self._grant(ticket, Slot(ticket.lane, now, self.lose), now)
 
     def _push(self, places: OriginPlaces) -> None:
         """The origin lacks nothing but a place in the total, as far as this step knows."""
@@ -386,10 +700,22 @@ class Table:
             heapq.heappop(self._ready)
         return None
 
-    def _uncount(self, lane: Lane) -> None:
+    def _end_place(self, slot: Slot, now: float) -> None:
+        """The place is empty; only the first time counts."""
+        if slot.is_counted:
+            slot.is_counted = False
+            self._uncount(slot)
+            if slot.lane.waiting:
+                self._promote(slot.lane, now)
+
+    def _uncount(self, slot: Slot) -> None:
+        lane = slot.lane
         places = lane.places
         self.count -= 1
         places.count -= 1
+        self._end_scouting(slot)
+        if slot.is_shared:
+            self._unshare(slot)
         if places.waiters:
             self._push(places)
         self._leave_lane(lane)
@@ -405,7 +731,7 @@ class Table:
         """The same, when it was taken out already."""
         self._drop(slot, reason)
         slot.is_counted = False
-        self._uncount(slot.lane)
+        self._uncount(slot)
 
     def _give_up(self, slot: Slot, reason: str, now: float) -> Outcome:
         """Close a connection that just came back, and give its place to whose turn it is."""
@@ -414,16 +740,175 @@ class Table:
 
     def _drop(self, slot: Slot, reason: str) -> None:
         connection, slot.connection = slot.connection, None
+        if slot.is_shared:
+            self._unshare(slot)
         if connection is not None:
             self._closing.append((connection, reason))
 
-    def _outcome(self, slot: Slot | None, ticket: Ticket | None = None) -> Outcome:
+    # -- shared connections
+
+    def _yields(self, lane: Lane, number: float, now: float) -> bool:
+        """Whether one who would use a shared connection of `lane`, and came as the `number`th, leaves it to somebody
+        older, from elsewhere, who needs its place (rule 12)."""
+        places = lane.places
+        if places.waiters:
+            oldest = next(iter(places.waiters))
+            if oldest.lane is not lane and oldest.number < number and is_turn(now - oldest.since):
+                return True
+        if self._ready:
+            ready = self._oldest_ready()
+            if ready is not None and ready is not places:
+                oldest = next(iter(ready.waiters))
+                return oldest.number < number and is_turn(now - oldest.since)
+        return False
+
+    def _open_with_room(self, lane: Lane, now: float) -> tuple[Connection, Slot] | None:
+        """A shared connection that takes one more, the newest first; None if there is none. Those that take none are
+        taken from the list (rule 10)."""
+        lifetime = self.limits.max_lifetime
+        while lane.open:
+            key = next(reversed(lane.open))
+            connection = lane.open[key]()
+            slot: Slot | None = connection.place if connection is not None else None
+            if connection is None or slot is None or slot.listed != key:
+                del lane.open[key]  # it was lost, or given up just now
+                continue
+            if lifetime is None or now < slot.made_at + lifetime:
+                if connection.capacity > len(slot.granted):
+                    return connection, slot
+                self._unlist(slot)
+                if connection.capacity > len(slot.granted):
+                    self._list(slot, connection)
+                    return connection, slot
+            else:
+                self._unlist(slot)
+        return None
+
+    def _serve_lane(self, lane: Lane, now: float) -> None:
+        """Put those who queue on shared connections, the oldest first."""
+        while lane.waiting and lane.open:
+            ticket = next(iter(lane.waiting))
+            if self._yields(lane, ticket.number, now):
+                break
+            found = self._open_with_room(lane, now)
+            if found is None:
+                break
+            self._grant_share(ticket, Share(*found, self.lose))
+        if lane.waiting:
+            self._promote(lane, now)
+
+    def _promote(self, lane: Lane, now: float, *, company: bool = False) -> None:
+        """If nobody is on the way for those who queue, the oldest of them shall dial: at once if there is a place, else
+        it stands in the line for one. `company`: even if a scout is on its way."""
+        if not lane.waiting or lane.in_line or (lane.scouts and not company):
+            return
+        ticket = next(iter(lane.waiting))
+        places = lane.places
+        if not places.waiters and self._oldest_ready() is None:
+            slot = self._room(lane, now)
+            if slot is not None:
+                # The waiter's use of its route becomes the place's, which `_room` has counted already.
+                lane.users -= 1
+                self._grant(ticket, slot, now)
+                return
+        ticket.number = next(self._numbers)
+        lane.in_line += 1
+        self._stand_in_line(ticket, now)
+
+    def _scout(self, slot: Slot, now: float) -> None:
+        slot.is_scout = True
+        slot.lane.scouts += 1
+        slot.lane.scouted_at = now
+
+    def _end_scouting(self, slot: Slot) -> None:
+        if slot.is_scout:
+            slot.is_scout = False
+            slot.lane.scouts -= 1
+
+    def _list(self, slot: Slot, connection: Connection) -> None:
+        """It has room, as far as this step knows."""
+        slot.listed = connection.info.id
+        slot.lane.open[slot.listed] = ref(connection)
+
+    def _unlist(self, slot: Slot) -> None:
+        key, slot.listed = slot.listed, 0
+        slot.lane.open.pop(key, None)
+
+    def _unshare(self, slot: Slot) -> None:
+        slot.is_shared = False
+        slot.lane.shared -= 1
+        self._unlist(slot)
+
+    def _shared(self, lane: Lane) -> None:
+        """The route's connections take several requests each. If that is news, those who wait for one in the line queue
+        too now."""
+        if not lane.may_queue:
+            for ticket in lane.places.waiters:
+                if ticket.lane is lane:
+                    lane.waiting[ticket] = None
+                    lane.in_line += 1
+        self._learn(lane, Kind.SHARED)
+
+    def _single(self, lane: Lane, now: float) -> None:
+        """The route's connections take one request each: those who queue ask anew for connections of their own."""
+        queue = list(lane.waiting)
+        lane.waiting.clear()
+        lane.in_line = 0
+        self._learn(lane, Kind.SINGLE)
+        places = lane.places
+        for ticket in queue:
+            if ticket.is_in_line:
+                continue
+            ticket.number = next(self._numbers)
+            if not places.waiters and self._oldest_ready() is None:
+                slot = self._room(lane, now)
+                if slot is not None:
+                    lane.users -= 1
+                    places.waiters[ticket] = None
+                    ticket.is_in_line = True
+                    self._grant(ticket, slot, now)
+                    continue
+            self._stand_in_line(ticket, now)
+
+    def _settle(self, connection: Connection, now: float, refused: bool = False) -> None:
+        slot: Slot | None = connection.place
+        if slot is None:
+            return  # another thread saw the same change
+        is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
+        if slot.is_scout and not is_over:
+            return  # `share` comes
+        lane = slot.lane
+        lifetime = self.limits.max_lifetime
+        if not is_over:
+            if (
+                not slot.listed
+                and connection.capacity > len(slot.granted)
+                and (lifetime is None or now < slot.made_at + lifetime)
+            ):
+                self._list(slot, connection)
+            self._serve_lane(lane, now)
+            if not connection.is_idle or slot.shares or slot.leases:
+                return
+        connection.place = None
+        self._unlist(slot)
+        if is_over or refused or connection.capacity < 1:
+            self._closing.append((connection, "closed" if is_over else "it refused a request"))
+            self._end_place(slot, now)
+        else:
+            # A step of its own: what it decided goes on with what this one did.
+            outcome = self.give_back(slot, connection, now)
+            self._closing.extend(outcome.closing)
+            self._woken.extend(outcome.woken)
+
+    def _outcome(self, slot: Slot | None, ticket: Ticket | None = None, share: Share | None = None) -> Outcome:
         if not self._closing and not self._woken:
-            return Outcome(slot, ticket) if slot is not None or ticket is not None else NOTHING
+            if slot is None and ticket is None and share is None:
+                return NOTHING
+            return Outcome(slot, ticket, (), (), share)
         closing, woken = tuple(self._closing), tuple(self._woken)
         self._closing.clear()
         self._woken.clear()
-        return Outcome(slot, ticket, closing, woken)
+        return Outcome(slot, ticket, closing, woken, share)
 
 
 class PoolStats(NamedTuple):
@@ -455,25 +940,44 @@ class Pool:
 
     # -- the hot road
 
-    def ask(self, route: Route, make_waiter: Callable[[], Waiter], *, fresh: bool = False) -> Slot | Ticket:
-        """A slot (use its connection, or dial in it), or a ticket to wait with."""
-        with self._lock:
-            if self._table.why_closed is not None:
-                raise SessionClosed(self._table.why_closed)
-            outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh)
+    def ask(
+        self,
+        route: Route,
+        make_waiter: Callable[[], Waiter],
+        may_share: Callable[[Route], bool] | None = None,
+        *,
+        fresh: bool = False,
+    ) -> Slot | Share | Ticket:
+        """A slot (use its connection, or dial in it), a share of a connection, or a ticket to wait with. `may_share`
+        tells whether connections of a route may turn out to be shared; it is asked for new routes only."""
+        try:
+            with self._lock:
+                if self._table.why_closed is not None:
+                    raise SessionClosed(self._table.why_closed)
+                outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=None)
+        except UnknownRoute:
+            # To say it, transports are loaded and asked: not under the lock.
+            answer = may_share is not None and may_share(route)
+            with self._lock:
+                if self._table.why_closed is not None:
+                    raise SessionClosed(self._table.why_closed) from None
+                outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=answer)
         if outcome.closing or outcome.woken or self._table.lost:
             self._carry_out(outcome)
-        return outcome.slot or outcome.ticket  # type: ignore[return-value]  # a step gives one of the two
+        return outcome.slot or outcome.share or outcome.ticket  # type: ignore[return-value]  # a step gives one of them
 
     def _changed(self, connection: Connection) -> None:
         slot = connection.place
         if slot is None:
             return  # idle, or not in the pool yet, or given up already
+        if slot.is_shared:
+            self._settle(connection, slot)
+            return
         is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
-        if not is_over and (slot.is_leased or not connection.is_idle or connection.capacity < 1):
+        if not is_over and (slot.leases or slot.is_scout or not connection.is_idle or connection.capacity < 1):
             return
         with self._lock:
-            if connection.place is not slot:
+            if connection.place is not slot or slot.is_shared:
                 return  # another thread saw the same change
             connection.place = None
             if is_over:
@@ -486,7 +990,62 @@ class Pool:
         if outcome.closing or outcome.woken or self._table.lost:
             self._carry_out(outcome)
 
+    def _settle(self, connection: Connection, slot: Slot) -> None:
+        """A shared connection has changed: this runs at the end of each of its streams."""
+        if (
+            slot.listed
+            and not slot.lane.waiting
+            and (not connection.is_idle or slot.shares or slot.leases)
+            and not connection.is_closed
+        ):
+            return  # it has room, nobody waits for it, and it is not idle
+        with self._lock:
+            outcome = self._table.settle(connection, self._now())
+        if outcome.closing or outcome.woken or self._table.lost:
+            self._carry_out(outcome)
+
+    def share(self, connection: Connection) -> Share | None:
+        """A connection that was dialled, or is fresh, is about to be used: the caller's share, if it can be shared."""
+        with self._lock:
+            outcome = self._table.share(connection, self._now())
+        if outcome.closing or outcome.woken or self._table.lost:
+            self._carry_out(outcome)
+        return outcome.share
+
+    def end(self, share: Share) -> None:
+        """The send for which it was granted has returned, or will not come."""
+        share.end()
+        self._changed(share.connection)
+
+    def refused(self, share: Share) -> None:
+        """Its connection did not take the request."""
+        share.end()
+        with self._lock:
+            outcome = self._table.settle(share.connection, self._now(), refused=True)
+        self._carry_out(outcome)
+
     # -- the other roads
+
+    def take(self, connection: Connection) -> Share | None:
+        """A share of this connection, for the handle that leases it; None if it has no room, or cannot be shared."""
+        with self._lock:
+            outcome = self._table.take(connection)
+        self._look_again()
+        return outcome.share
+
+    def lease(self, connection: Connection, number: int) -> None:
+        """One handle more (`number` 1) or less (-1) keeps the connection, which is not idle as long as there is one."""
+        with self._lock:
+            slot: Slot | None = connection.place
+            if slot is not None:  # else it was closed just now
+                slot.leases += number
+        self._changed(connection)
+
+    def hurry(self, ticket: Ticket) -> None:
+        """To be called every `COMPANY` seconds while one waits who queues for a shared connection."""
+        with self._lock:
+            outcome = self._table.hurry(ticket, self._now())
+        self._carry_out(outcome)
 
     def free(self, slot: Slot) -> None:
         """The place is empty."""
@@ -494,12 +1053,13 @@ class Pool:
             outcome = self._table.free(slot, self._now())
         self._carry_out(outcome)
 
-    def collect(self, ticket: Ticket) -> Slot | None:
+    def collect(self, ticket: Ticket) -> Slot | Share | None:
         """What a woken waiter was granted; None if nothing (woken by a cancel, or the session was closed)."""
         with self._lock:
             slot, ticket.slot = ticket.slot, None
+            share, ticket.share = ticket.share, None
         self._look_again()
-        return slot
+        return slot or share
 
     def leave(self, ticket: Ticket) -> None:
         """A waiter gives up. Called on the way out of every wait; does nothing if the grant was collected."""
@@ -529,8 +1089,11 @@ class Pool:
         """How things stand."""
         with self._lock:
             table = self._table
+            queued: Counter[Origin] = Counter()
+            for route, lane in table.lanes.items():
+                queued[route.origin] += len(lane.waiting) - lane.in_line
             origins = {
-                str(origin): (places.count, len(places.idle), len(places.waiters))
+                str(origin): (places.count, len(places.idle), len(places.waiters) + queued[origin])
                 for origin, places in table.origins.items()
             }
             stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
@@ -563,9 +1126,10 @@ class Pool:
         if self._table.lost:
             self._carry_out(Outcome())
 
-    def _lost(self, lane: Lane) -> None:
-        """A slot was lost; runs in a finaliser, perhaps inside of a step of this very thread, so it never waits."""
-        self._table.lost.append(lane)
+    def _lost(self, lost: Slot | Connection) -> None:
+        """A slot or a share was lost; runs in a finaliser, perhaps inside of a step of this very thread, so it never
+        waits."""
+        self._table.lost.append(lost)
         if self._lock.acquire(blocking=False):
             try:
                 outcome = self._table.sweep(self._table.latest)
