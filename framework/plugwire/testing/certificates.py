@@ -11,6 +11,8 @@ from plugwire.errors import UsageError
 if TYPE_CHECKING:
     import ssl
 
+    from trustme import CA
+
 NAMES: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -22,23 +24,31 @@ class Identity(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def loopback_identity() -> Identity:
-    """An authority of its own and a certificate for localhost, 127.0.0.1 and ::1; ALPN chooses http/1.1.
+def _authority() -> CA:
+    try:
+        from trustme import CA
+    except ImportError as error:
+        raise UsageError(
+            "a TLS server for tests needs the package trustme: pip install 'plugwire[demo]' brings it"
+        ) from error
+    return CA()
+
+
+@lru_cache(maxsize=8)
+def loopback_identity(protocols: tuple[str, ...] = ("http/1.1",)) -> Identity:
+    """A certificate for localhost, 127.0.0.1 and ::1, by an authority of its own, the same for all of them.
+
+    Args:
+        protocols: what ALPN chooses from, the server's preference first.
 
     Raises:
         UsageError: trustme is not installed.
     """
     import ssl
 
-    try:
-        import trustme
-    except ImportError as error:
-        raise UsageError(
-            "a TLS server for tests needs the package trustme: pip install 'plugwire[demo]' brings it"
-        ) from error
-    authority = trustme.CA()
+    authority = _authority()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(list(protocols))
     leaf = authority.issue_cert(*NAMES)
     leaf.configure_cert(context)  # pyright: ignore[reportUnknownMemberType]  # it also takes pyOpenSSL's contexts
     return Identity(context, TLSConfig(ca_data=authority.cert_pem.bytes().decode("ascii")))

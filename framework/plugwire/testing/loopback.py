@@ -29,17 +29,20 @@ PATIENCE: Final = 30.0
 class Loopback(ABC):
     """Accepts connections on 127.0.0.1 while its `with` block runs.
 
+    Args:
+        alpn: the protocols that ALPN chooses from, the preferred one first; with `tls` only.
+
     Attributes:
         tls: whether it speaks TLS.
         port: the port, given by the system; 0 before the `with`.
         accepted: connections accepted so far.
     """
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, alpn: tuple[str, ...] = ("http/1.1",)) -> None:
         self.tls = tls
         self.port = 0
         self.accepted = 0
-        self._context = loopback_identity().context if tls else None
+        self._context = loopback_identity(alpn).context if tls else None
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
@@ -107,9 +110,13 @@ class Loopback(ABC):
         with self._changed:
             self._is_over = True
             for sock in self._open:
-                _shut_down(sock)
+                self._end(sock)
         for thread in self._threads:
             thread.join()
+
+    def _end(self, sock: socket.socket) -> None:
+        """Make the thread of this connection end. Called from another one, which holds `_changed`."""
+        _shut_down(sock)
 
     def _last_moment(self) -> None:  # noqa: B027  (may be overridden, need not)
         """No new connection can come; those that are there are about to be shut down."""

@@ -1,28 +1,35 @@
-"""An HTTP/1.1 server on loopback, in threads of this process, for demonstrations and tests. It is written for peace of
-mind, not for speed, and it knows one client: a well-behaved one. For the others there is `ScriptedPeer`.
+"""A server on loopback, in threads of this process, for demonstrations and tests. It is written for peace of mind, not
+for speed, and it knows one client: a well-behaved one. For the others there is `ScriptedPeer`.
 
     with Server() as server:
         plugwire.get(f"{server.url}/hello")
 
-Without a handler it has these routes:
+    with Server(tls=True, http_versions=("h2", "http/1.1")) as server:
+        plugwire.get(f"{server.url}/hello", tls=server.tls_config)   # HTTP/2, by ALPN
+
+It speaks HTTP/1.1 unless told otherwise, so that a test that counts connections counts the same ones for ever. Without
+a handler it has these routes:
 
     /hello      a line of text                          /echo       what was asked, as JSON
     /bytes/N    N bytes with a known pattern            /status/N   status N
-    /chunked    ten pieces, chunked, with a trailer     all others  404
+    /chunked    ten pieces and a trailer                all others  404
 
 A handler is the same as that of `MockTransport`: a function from a `Request` to a `Response`, or a mapping. An
-`AsyncResponse` with a `body=` is sent as it is read: chunked, if its length is not known. What a handler raises is
-answered by 500, and raised again by leaving the `with` block.
+`AsyncResponse` with a `body=` is sent as it is read, over HTTP/1.1 chunked if its length is not known. What a handler
+raises is answered by 500, what such a body raises cuts the response off; both are raised again by leaving the `with`
+block. Handlers run in a thread for each connection of HTTP/1.1 and each request of HTTP/2, so several may run at once.
 """
 
 from __future__ import annotations
 
+import socket
+import ssl
 from typing import TYPE_CHECKING, Final
 
 from plugwire.blocking_response import Response
 from plugwire.bodies import BytesSource
 from plugwire.drive import drive
-from plugwire.errors import Error
+from plugwire.errors import Error, UsageError
 from plugwire.headers import Headers
 from plugwire.messages import AsyncResponse, Request
 from plugwire.protocols import Body
@@ -30,15 +37,16 @@ from plugwire.testing.loopback import Loopback, say_goodbye
 from plugwire.testing.mock import Mock, Unanswered
 
 if TYPE_CHECKING:
-    import socket
     from types import TracebackType
     from typing import BinaryIO
 
     from plugwire.bodies import Json
     from plugwire.testing.mock import Answer, MockHandler
+    from plugwire.testing.server_http2 import HTTP2Connection
 
 PIECE: Final = 65536
 MAX_LINE: Final = 65536
+VERSIONS: Final = frozenset({"h2", "http/1.1"})
 
 
 class Server(Loopback):
@@ -47,21 +55,36 @@ class Server(Loopback):
     Args:
         handler: what answers; None: the routes that the module names.
         tls: speak TLS; a client trusts it by `tls=server.tls_config`. Needs the package trustme.
+        http_versions: "h2" and "http/1.1", the preferred one first: over TLS what ALPN chooses from, in the clear what
+            is understood. A client without ALPN gets HTTP/1.1, if that is among them.
 
     Attributes:
-        calls: the requests that came, in order, their bodies in memory.
+        http_versions: as given.
 
     Raises:
-        UsageError: tls=True, and trustme is not installed.
+        UsageError: tls=True, and trustme is not installed; or `http_versions` names none, or one that is unknown.
     """
 
-    def __init__(self, handler: MockHandler | None = None, *, tls: bool = False) -> None:
-        super().__init__(tls=tls)
+    def __init__(
+        self,
+        handler: MockHandler | None = None,
+        *,
+        tls: bool = False,
+        http_versions: tuple[str, ...] = ("http/1.1",),
+    ) -> None:
+        if not isinstance(http_versions, tuple) or not http_versions or not VERSIONS.issuperset(http_versions):
+            raise UsageError(
+                f"a server's http_versions={http_versions!r}: a tuple of 'h2' and 'http/1.1', or one of them"
+            )
+        super().__init__(tls=tls, alpn=http_versions)
+        self.http_versions = http_versions
         self._mock = Mock(default_routes if handler is None else handler)
         self._errors: list[Exception] = []
+        self._http2: dict[socket.socket, HTTP2Connection] = {}
 
     @property
     def calls(self) -> list[Request]:
+        """The requests that came, in order, their bodies in memory; `trailers()` of one gives those that came."""
         return self._mock.calls
 
     def __exit__(
@@ -72,13 +95,42 @@ class Server(Loopback):
             raise self._errors[0]
 
     def _serve(self, sock: socket.socket, number: int) -> None:
-        with sock.makefile("rb") as reader:
-            while self._exchange(sock, reader):
-                pass
+        if self._speaks_http2(sock):
+            self._serve_http2(sock)
+        else:
+            with sock.makefile("rb") as reader:
+                while self._exchange(sock, reader):
+                    pass
         say_goodbye(sock)
 
+    def _speaks_http2(self, sock: socket.socket) -> bool:
+        if len(self.http_versions) == 1:
+            return "h2" in self.http_versions
+        if isinstance(sock, ssl.SSLSocket):
+            return sock.selected_alpn_protocol() == "h2"
+        # The preface is made so that three bytes tell it from any request of HTTP/1.1 (RFC 9113, 3.4).
+        return sock.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL) == b"PRI"
+
+    def _serve_http2(self, sock: socket.socket) -> None:
+        from plugwire.testing.server_http2 import HTTP2Connection
+
+        connection = HTTP2Connection(sock, self._respond, self._errors.append)
+        with self._changed:
+            self._http2[sock] = connection
+        try:
+            connection.run()
+        finally:
+            with self._changed:
+                del self._http2[sock]
+
+    def _end(self, sock: socket.socket) -> None:
+        if sock in self._http2:
+            self._http2[sock].stop()
+        else:
+            super()._end(sock)
+
     def _exchange(self, sock: socket.socket, reader: BinaryIO) -> bool:
-        """One request and its answer; whether there may be another."""
+        """One request of HTTP/1.1 and its answer; whether there may be another."""
         line = reader.readline(MAX_LINE)
         if not line:
             return False
@@ -87,14 +139,38 @@ class Server(Loopback):
             headers = Headers(_read_fields(reader))
             if (headers.get("expect") or "").lower() == "100-continue":
                 sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request = Request(method, target if "://" in target else self.url + target, headers=headers)
-            request.body = BytesSource(_read_body(reader, headers))
+            content, trailers = _read_body(reader, headers)
+            request = self._request(method, target, headers, content, trailers)
         except (ValueError, Error) as error:
-            _send(sock, Response(400, text=f"{error}\n").waiting, "GET", False)
+            _send(sock, _refusal(error), "GET", False)
             return False
         options = (headers.get("connection") or "").lower()
         stays = "close" not in options and (version == "HTTP/1.1" or "keep-alive" in options)
-        return _send(sock, self._answer(request), method, stays)
+        response = self._answer(request)
+        try:
+            return _send(sock, response, method, stays)
+        except _BodyFailed as failure:
+            self._errors.append(failure.error)
+            return False
+
+    def _respond(
+        self, method: str, target: str, headers: list[tuple[str, str]], content: bytes, trailers: list[tuple[str, str]]
+    ) -> AsyncResponse:
+        """The answer to a request of HTTP/2."""
+        try:
+            request = self._request(method, target, Headers(headers), content, trailers)
+        except (ValueError, Error) as error:
+            return _refusal(error)
+        return self._answer(request)
+
+    def _request(
+        self, method: str, target: str, headers: Headers, content: bytes, trailers: list[tuple[str, str]]
+    ) -> Request:
+        came = Headers(trailers)
+        request = Request(method, target if "://" in target else self.url + target, headers=headers)
+        request.body = BytesSource(content)
+        request.trailers = lambda: came
+        return request
 
     def _answer(self, request: Request) -> AsyncResponse:
         try:
@@ -117,16 +193,33 @@ def _read_fields(reader: BinaryIO) -> list[tuple[str, str]]:
     return fields
 
 
-def _read_body(reader: BinaryIO, headers: Headers) -> bytes:
-    """The body that Content-Length or chunked coding announces."""
+def _read_body(reader: BinaryIO, headers: Headers) -> tuple[bytes, list[tuple[str, str]]]:
+    """The body that Content-Length or chunked coding announces, and its trailers."""
     if "transfer-encoding" not in headers:
-        return reader.read(headers.get_int("content-length") or 0)
+        return reader.read(headers.get_int("content-length") or 0), []
     pieces: list[bytes] = []
     while size := int(reader.readline(MAX_LINE).split(b";")[0], 16):
         pieces.append(reader.read(size))
         reader.readline(MAX_LINE)
-    _read_fields(reader)
-    return b"".join(pieces)
+    return b"".join(pieces), _read_fields(reader)
+
+
+def _refusal(error: Exception) -> AsyncResponse:
+    return AsyncResponse(400, text=f"{error}\n")
+
+
+class _BodyFailed(Exception):
+    """The handler's body raised, not the connection."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _receive(body: Body) -> bytes:
+    try:
+        return drive(body.receive(PIECE))
+    except Exception as error:
+        raise _BodyFailed(error) from error
 
 
 def _send(sock: socket.socket, response: AsyncResponse, method: str, stays: bool) -> bool:
@@ -143,11 +236,11 @@ def _send(sock: socket.socket, response: AsyncResponse, method: str, stays: bool
         headers["Connection"] = "close"
     head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (status, response.reason.encode("latin-1"), headers.encoded())
     try:
-        piece = b"" if has_no_body else drive(body.receive(PIECE))
+        piece = b"" if has_no_body else _receive(body)
         # Head and first piece together: one packet for a small answer.
         sock.sendall(head + _framed(piece, is_chunked))
         while piece:
-            piece = drive(body.receive(PIECE))
+            piece = _receive(body)
             if piece:
                 sock.sendall(_framed(piece, is_chunked))
         if is_chunked:
