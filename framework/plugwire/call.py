@@ -224,7 +224,7 @@ class Call:
         if error.request is None:
             error.request = request
         error.attempts = max(error.attempts, self.attempt)
-        if error.request is not None and not error.replayable:
+        if error.request is not None:
             error.replayable = can_replay(error, error.request)
 
     def waiting(self, member: Abortable, shared: bool = False) -> Waiting:
@@ -419,9 +419,10 @@ class Next:
 
 
 def can_replay(error: Error, request: Request) -> bool:
-    """True if the same request may be sent again after this error: nothing had been sent, or the method is idempotent
-    (RFC 9110, 9.2.2); and the body can be sent again."""
-    return (not error.sent or request.method in IDEMPOTENT) and request.body.is_replayable
+    """True if the same request may be sent again after this error: nothing had been sent, or the peer did nothing with
+    it (its speaker said so), or the method is idempotent (RFC 9110, 9.2.2); and the body can be sent again."""
+    may_repeat = not error.sent or error.replayable or request.method in IDEMPOTENT
+    return may_repeat and request.body.is_replayable
 
 
 def returned_no_response(name: str, value: object) -> PluginError:

@@ -308,8 +308,9 @@ class Engine:
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
             except Error as error:
-                if error.replayable:
-                    # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method.
+                if error.replayable and error.request in (None, request):
+                    # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method. (With
+                    # another request in it, it is the error of another call, from which the content was to come.)
                     refusals += 1
                     if refusals > MAX_REFUSALS or not request.body.is_replayable:
                         raise
