@@ -115,12 +115,12 @@ def test_offers_h2_on_its_port(name: str, ca: Authority, request: pytest.Fixture
     peer: Peer = request.getfixturevalue(name)
     context = ssl.create_default_context(cafile=str(ca.cert_pem))
     context.set_alpn_protocols(["h2", "http/1.1"])
-    for port, expected in ((peer.h2_port, "h2"), (peer.tls_port, None)):
+    for port, expected in ((peer.h2_port, "h2"), (peer.tls_port, "http/1.1")):
         with (
             socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT) as sock,
             context.wrap_socket(sock, server_hostname="localhost") as tls,
         ):
-            assert tls.selected_alpn_protocol() == (expected or ("h2" if name == "asgi" else "http/1.1"))
+            assert tls.selected_alpn_protocol() == expected
 
 
 # nginx.

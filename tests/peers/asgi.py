@@ -17,7 +17,7 @@ from peers.server import Peer, addresses, free_ports, missing, running
 
 @dataclass(frozen=True)
 class ASGI(Peer):
-    """Its `h2_port` is its `tls_port`, and its `h2c_port` is its `port`: it looks at the first bytes."""
+    """Its `h2c_port` is its `port`: it looks at the first bytes."""
 
 
 @contextlib.contextmanager
@@ -26,18 +26,19 @@ def asgi(authority: Authority) -> Iterator[ASGI]:
         missing("hypercorn")
 
     def configure(directory: Path) -> tuple[ASGI, list[str], list[int]]:
-        plain, tls = ports = free_ports(2)
+        plain, tls, h2 = ports = free_ports(3)
         hosts = [f"[{address}]" if ":" in address else address for address in addresses()]
         settings = {
             "plain": [f"{host}:{plain}" for host in hosts],
             "tls": [f"{host}:{tls}" for host in hosts],
+            "h2": [f"{host}:{h2}" for host in hosts],
             "content": str(write_content(directory / "content")),
             "certificate": str(authority.server.chain_pem),
             "key": str(authority.server.key_pem),
         }
         script = Path(__file__).with_name("asgi_server.py")
         command = [sys.executable, str(script), json.dumps(settings)]
-        peer = ASGI(directory=directory, port=plain, tls_port=tls, h2_port=tls, h2c_port=plain)
+        peer = ASGI(directory=directory, port=plain, tls_port=tls, h2_port=h2, h2c_port=plain)
         return peer, command, ports
 
     with running("asgi", configure) as peer:

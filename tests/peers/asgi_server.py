@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 import re
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -164,14 +165,25 @@ async def main(settings: dict[str, Any]) -> None:
         route = routes.get(scope["path"])
         await (route(exchange) if route else exchange.answer(404, b"not found\n"))
 
-    config = hypercorn.config.Config()
-    config.bind = settings["tls"]
-    config.insecure_bind = settings["plain"]
-    config.certfile = settings["certificate"]
-    config.keyfile = settings["key"]
-    config.keep_alive_timeout = 600
-    config.keep_alive_max_requests = 1_000_000
-    await hypercorn.asyncio.serve(app, config)
+    def configured(bind: list[str], alpn: list[str]) -> hypercorn.config.Config:
+        config = hypercorn.config.Config()
+        config.bind = bind
+        config.alpn_protocols = alpn
+        config.certfile = settings["certificate"]
+        config.keyfile = settings["key"]
+        config.keep_alive_timeout = 600
+        config.keep_alive_max_requests = 1_000_000
+        return config
+
+    first, second = configured(settings["tls"], ["http/1.1"]), configured(settings["h2"], ["h2", "http/1.1"])
+    first.insecure_bind = settings["plain"]
+    # One signal for both; by itself each of them would take it from the other.
+    is_over = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, is_over.set)
+    await asyncio.gather(
+        hypercorn.asyncio.serve(app, first, shutdown_trigger=is_over.wait),
+        hypercorn.asyncio.serve(app, second, shutdown_trigger=is_over.wait),
+    )
 
 
 if __name__ == "__main__":
