@@ -39,9 +39,8 @@ class Head(NamedTuple):
 # Values neither begin nor end with white space (RFC 9113, 8.2.1), and no control but HTAB stands in them. Lone
 # controls other than CR, LF and NUL are RFC 9110's to forbid (5.5), and are refused over HTTP/1.1 too.
 _NAME: Final = r"[!#$%&'*+\-.^_`|~0-9a-z]++"
-_VALUE: Final = r"(?>[ \t]*+[\x21-\x7e\x80-\xff]++)*+"
+_VALUE: Final = r"(?![ \t])[\t\x20-\x7e\x80-\xff]*+(?<![ \t])"
 _SECTION: Final = re.compile(rf"(?>(?:{_NAME}\0{_VALUE}\n)*)")
-_SPACE: Final = re.compile(r"\0[ \t]")
 
 CONNECTION_SPECIFIC: Final = frozenset({"connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade"})
 """Fields that make a message malformed (RFC 9113, 8.2.2)."""
@@ -110,8 +109,8 @@ def _explain(fields: Fields, where: str) -> NoReturn:
         if name[:1] == ":":
             what = f"the pseudo-field {_shown(name)} (RFC 9113, 8.3)"
         elif re.fullmatch(_NAME, name) is None:
-            lower = "" if name == name.lower() else "in upper case or "
-            what = f"the field name {_shown(name)}, which is {lower}no token (RFC 9113, 8.2.1)"
+            wrong = "no token" if name == name.lower() else "in upper case"
+            what = f"the field name {_shown(name)}, which is {wrong} (RFC 9113, 8.2.1)"
         elif value != value.strip(" \t"):
             what = f"white space around the value of {_shown(name)} (RFC 9113, 8.2.1)"
         elif re.fullmatch(_VALUE, value) is None:

@@ -25,13 +25,15 @@ BUDGET: Final = 1000
 
 COST: Final = 1
 """Of a PING, SETTINGS (and each further time that one of its settings comes twice), empty or padding-only DATA,
-WINDOW_UPDATE below SMALL_WINDOW_UPDATE, PRIORITY, a second GOAWAY, and a frame of an unknown type."""
+WINDOW_UPDATE below SMALL_WINDOW_UPDATE or for a closed stream, PRIORITY, a second GOAWAY, an acknowledgement of
+nothing, and a frame of an unknown type. What comes late for a stream that we have reset is free, but for empty DATA."""
 
 HIGH_COST: Final = 5
 """Of a CONTINUATION, of RST_STREAM for a closed stream, and of a header block too many for a stream that was reset."""
 
-SMALL_WINDOW_UPDATE: Final = 1024
-"""A WINDOW_UPDATE of less is charged for. Those of more end by themselves: a window cannot exceed 2^31-1."""
+SMALL_WINDOW_UPDATE: Final = 64
+"""A WINDOW_UPDATE of less is charged for. Larger ones let us send, whatever a peer's habits are (some give back each
+read of a few hundred bytes), and end by themselves: a window cannot exceed 2^31-1."""
 
 HEAD_GAIN: Final = 10
 """Of a header block for an open stream. Their number is bounded by `max_informational`."""

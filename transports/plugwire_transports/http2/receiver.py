@@ -187,14 +187,15 @@ class Receiver(Streams):
         stream.receive_left -= length
         if stream.receive_left < 0:
             text = f"more content than the window of {self._stream_window} bytes let out (RFC 9113, 6.9)"
-            self._fail(stream, Code.FLOW_CONTROL_ERROR, ProtocolError(text))
+            self._fail(stream, Code.FLOW_CONTROL_ERROR, ProtocolError(text), ended)
             return
         if side is not BODY:
             if side is ENDED:
                 self._abandon(stream, Code.STREAM_CLOSED)
                 stream.sink.on_window()
             else:
-                self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError("content before the head (RFC 9113, 8.1)"))
+                text = "malformed response: content before the head (RFC 9113, 8.1)"
+                self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError(text), ended)
             return
         size = len(piece)
         received = stream.received = stream.received + size
@@ -203,7 +204,8 @@ class Receiver(Streams):
             self._budget.earn(DATA_GAIN)
             if expected is not None and received > expected:
                 what = stream.why_empty or f"more content than its content-length of {expected}"
-                self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError(f"malformed response: {what} (RFC 9113, 8.1.1)"))
+                error = ProtocolError(f"malformed response: {what} (RFC 9113, 8.1.1)")
+                self._fail(stream, Code.PROTOCOL_ERROR, error, ended)
                 return
         elif not ended:
             self._budget.spend(COST, "DATA without content")
@@ -214,7 +216,7 @@ class Receiver(Streams):
                 if size:
                     stream.sink.on_data(piece, False)
                 if stream.side is BODY:  # else the sink has reset it
-                    self._fail(stream, Code.PROTOCOL_ERROR, _too_short(received, expected))
+                    self._fail(stream, Code.PROTOCOL_ERROR, _too_short(received, expected), ended)
                 return
             self._received_end(stream)
             stream.sink.on_data(piece, True)
@@ -300,7 +302,7 @@ class Receiver(Streams):
                 stream.sink.on_window()
         except PeerError as error:
             code = Code.ENHANCE_YOUR_CALM if isinstance(error, LimitExceeded) else Code.PROTOCOL_ERROR
-            self._fail(stream, code, error)
+            self._fail(stream, code, error, ended)
 
     def _on_head(self, stream: WireStream, head: Head, ended: int) -> None:
         status = head.status
@@ -396,7 +398,7 @@ class Receiver(Streams):
             self._budget.spend(COST, "SETTINGS")
         if len(frames) > 1:
             self._budget.spend(COST * len(frames), "SETTINGS that repeat themselves")
-        could_send = [stream for stream in self._streams.values() if self.room(stream)]
+        could_send = {stream for stream in self._streams.values() if self.room(stream)}
         for frame in frames:
             control.apply(frame)
             self._reply(control.take(), frame is frames[-1])
@@ -442,9 +444,10 @@ class Receiver(Streams):
             last = min(last, self.goaway.last_stream_id)
         goaway = self.goaway = GoAway(code, last, data[start + 8 : min(end, start + 8 + 256)])
         calm = code == Code.ENHANCE_YOUR_CALM
-        for stream in [stream for stream in self._streams.values() if stream.id > last]:
-            side = stream.side
+        above = [(stream, stream.side) for stream in self._streams.values() if stream.id > last]
+        for stream, _ in above:
             self._forget(stream)
+        for stream, side in above:
             if side is ENDED:
                 stream.sink.on_window()
             elif calm:
@@ -469,7 +472,10 @@ class Receiver(Streams):
             raise idle("WINDOW_UPDATE", stream_id)
         stream = self._streams.get(stream_id)
         if stream is None:
-            return  # the peer has not heard of its end (5.1)
+            # The peer had not heard of its end (5.1).
+            if stream_id not in self._late:
+                self._budget.spend(COST, "WINDOW_UPDATE of a closed stream")
+            return
         if not increment:
             text = "WINDOW_UPDATE of 0 (RFC 9113, 6.9)"
             self._fail(stream, Code.PROTOCOL_ERROR, ProtocolError(text))

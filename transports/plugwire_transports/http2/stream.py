@@ -26,8 +26,8 @@ class GoAway(NamedTuple):
 
 
 class Sink(Protocol):
-    """What the wire tells of one stream, as its frames come. Called inside of `feed`, `eof` and `open`; must not wait
-    and must not raise; may call the wire. After `ended`, `on_trailers` or `on_failed` nothing comes but `on_window`."""
+    """What the wire tells of one stream, as its frames come. Called inside of `feed` and `eof`; must not wait and must
+    not raise; may call the wire. After `ended`, `on_trailers` or `on_failed` nothing comes but `on_window`."""
 
     def on_head(self, head: Head, ended: bool) -> None:
         """A response's head: interim ones (never `ended`), then the final one."""

@@ -163,24 +163,22 @@ class Streams:
     def _end_all(self, error_for: Callable[[WireStream], Error]) -> None:
         self.is_over = True
         self.max_streams = 0
-        streams = list(self._streams.values())
+        ends = [(stream, None if stream.side is ENDED else error_for(stream)) for stream in self._streams.values()]
         self._streams.clear()
-        sides = [stream.side for stream in streams]
-        for stream in streams:
+        for stream, _ in ends:
             stream.side = OVER
-        for stream, side in zip(streams, sides, strict=True):
-            if side is ENDED:
+        for stream, error in ends:
+            if error is None:
                 stream.sink.on_window()
             else:
-                stream.side = side  # for the text
-                error = error_for(stream)
-                stream.side = OVER
                 stream.sink.on_failed(error, False)
 
-    def _fail(self, stream: WireStream, code: Code, error: PeerError) -> None:
-        """A stream error (5.4.2)."""
+    def _fail(self, stream: WireStream, code: Code, error: PeerError, ended: int = 0) -> None:
+        """A stream error (5.4.2). `ended`: in a frame with END_STREAM."""
         side = stream.side
         self._abandon(stream, code)
+        if ended:
+            self._late.pop(stream.id, None)
         if side is ENDED:
             stream.sink.on_window()
         else:
