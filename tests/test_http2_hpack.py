@@ -266,6 +266,27 @@ def _warm(forms: list[bytes]) -> Decoder:
     return decoder
 
 
+def test_every_entry_of_a_long_table_can_be_referred_to() -> None:
+    fields: Fields = [("x", f"{number:03}", ADD) for number in range(110)]  # 36 octets each
+    encoder, decoder = Encoder(), Decoder()
+    assert decode(decoder, encoder.encode(fields)) == pairs(fields)
+    block = encoder.encode(fields)
+    assert len(block) == 65 + 2 * 45  # the newest 65 in one octet
+    assert decode(decoder, block) == pairs(fields)
+    assert theirs_decode(hpack.Decoder(), Encoder().encode(fields) + block) == fields * 2
+
+
+def test_what_is_remembered_does_not_hold_names_from_the_table() -> None:
+    decoder, theirs = Decoder(), hpack.Decoder()
+    with_newest_name = b"\x0f\x2f\x01v"
+    for block in (b"\x40\x01a\x011", with_newest_name, b"\x40\x01b\x011", with_newest_name):
+        assert decode(decoder, block) == pairs(theirs_decode(theirs, block))
+
+    encoder, theirs = Encoder(), hpack.Decoder()
+    for field in [("a", "1", ADD), ("a", "v", WITHOUT), ("b", "1", ADD), ("a", "v", WITHOUT)]:
+        assert pairs(theirs_decode(theirs, encoder.encode([field]))) == pairs([field])
+
+
 # -- refused ---------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +297,7 @@ def _warm(forms: list[bytes]) -> Decoder:
         ("be", "index 62"),
         ("ff00", "index 127"),
         ("ffffffff0f", "index"),
+        ("ff8080808000", "index 127"),
         ("7e0161", "index 62"),
         ("0f2f0161", "index 62"),
         ("ffffffffffffff", "more than 6 octets"),
@@ -445,15 +467,29 @@ def test_after_a_block_that_is_too_large_the_next_one_decodes(
             assert decoder.decode(block, max_size, max_fields) == pairs(step)
 
 
+def test_what_a_block_that_is_too_large_adds_is_there() -> None:
+    encoder, decoder = Encoder(), Decoder()
+    fields: Fields = [("x", str(number), ADD) for number in range(8)]
+    with pytest.raises(TooLarge):
+        decoder.decode(encoder.encode(fields), 50, 100)
+    block = encoder.encode(fields)
+    assert len(block) == 8
+    assert decode(decoder, block) == pairs(fields)
+    with pytest.raises(TooLarge, match="9 header fields"):
+        decoder.decode(encoder.encode([*fields, ("y", "y", ADD)]), NO_LIMIT, 2)
+    assert decode(decoder, b"\xbe\xc6") == [("y", "y"), ("x", "0")]
+
+
 def test_a_block_that_is_too_large_is_still_checked_to_its_end() -> None:
     with pytest.raises(HPACKError, match="index 0"):
         Decoder().decode(b"\x82" * 50 + b"\x80", 100, 10)
 
 
 def test_a_bomb_takes_no_memory() -> None:
-    """One entry of 4000 octets, referred to 100,000 times, and 50,000 fields of two octets each."""
-    entry = b"\x40\x01x\x7f\xb8\x1e" + b"v" * 3895
-    for bomb in (entry + b"\xbe" * 100_000, b"\x01\x00" * 50_000, b"\x00\x01a\x01b" * 20_000, b"\x5f\x00" * 50_000):
+    """One entry of 4000 octets, referred to 100,000 times; many short fields, the same and new ones."""
+    entry = b"\x40\x01x\x7f\xb8\x1e" + b"v" * 4023
+    new = b"".join(b"\x01\x05%05d" % number for number in range(20_000))
+    for bomb in (entry + b"\xbe" * 100_000, b"\x01\x00" * 50_000, b"\x5f\x00" * 50_000, new):
         decoder = Decoder()
         tracemalloc.start()
         with pytest.raises(TooLarge):
@@ -474,6 +510,18 @@ def test_memory_of_what_is_remembered_is_bounded() -> None:
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 700_000
+
+
+def test_one_large_string_is_not_remembered() -> None:
+    encoder, decoder = Encoder(), Decoder()
+    decode(decoder, encoder.encode([(":path", "/", WITHOUT), ("cookie", "a" * 1000, NEVER)]))
+    tracemalloc.start()
+    block = encoder.encode([("cookie", "a" * 1_000_000, NEVER)])
+    assert len(decode(decoder, block)) == 1
+    del block
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 50_000
 
 
 # -- the encoder's choices -------------------------------------------------------------------------------------------
@@ -543,11 +591,16 @@ def test_an_encode_that_raises_leaves_both_ends_in_step() -> None:
     theirs_decode(theirs, encoder.encode([("x-a", "1", ADD)]))
     version = encoder.version
     with pytest.raises(UnicodeEncodeError):
-        encoder.encode([("x-b", "2", ADD), ("x-c", "\u20ac", ADD)])
+        encoder.encode([("x-c", "\u20ac", WITHOUT)])
     assert encoder.version > version
-    for _ in range(2):
-        fields: Fields = [("x-b", "2", ADD), ("x-a", "1", ADD)]
-        assert theirs_decode(theirs, encoder.encode(fields)) == fields
+    with pytest.raises(UnicodeEncodeError):
+        encoder.encode([("x-b", "2", ADD), ("x-c", "\u20ac", ADD)])
+    fields: Fields = [("x-b", "2", ADD), ("x-a", "1", ADD)]
+    block = encoder.encode(fields)
+    assert block.startswith(b"\x20\x3f\xe1\x1f\x40")  # the peer's table is emptied, and then filled anew
+    assert theirs_decode(theirs, block) == fields
+    assert theirs_decode(theirs, encoder.encode(fields)) == fields
+    assert len(theirs.header_table.dynamic_entries) == 2
 
 
 # -- versions, and the memos that stand on them ----------------------------------------------------------------------
@@ -650,6 +703,31 @@ def test_versions_rest_in_the_steady_state() -> None:
     for _ in range(3):
         assert decode(decoder, encoder.encode(fields)) == pairs(fields)
     assert (encoder.version, decoder.version) == versions
+
+
+def test_versions_move_with_whatever_makes_a_difference() -> None:
+    decoder = _with_entries(2)
+    for name, block in {
+        "an insert": b"\x40\x01y\x01y",
+        "a size, though nothing is evicted": b"\x3f\xe1\x07",
+        "a field that empties the table": b"\x40\x01x\x7f\x91\x1f" + b"v" * 4112,
+    }.items():
+        version = decoder.version
+        decode(decoder, block)
+        assert decoder.version > version, name
+    version = decoder.version
+    decoder.max_allowed_table_size = 100
+    assert decoder.version > version
+
+    encoder = Encoder()
+    versions = [encoder.version]
+    encoder.encode([("x", "y", ADD)])
+    versions.append(encoder.version)
+    encoder.header_table_size = 1000
+    versions.append(encoder.version)
+    encoder.encode([])  # says the size
+    versions.append(encoder.version)
+    assert len(set(versions)) == 4
 
 
 def test_h2_finds_what_it_touches() -> None:

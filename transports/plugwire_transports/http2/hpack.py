@@ -414,7 +414,6 @@ class Decoder:
                 if size > self._demanded:
                     raise HPACKError(f"a table size of {size}, where one of at most {self._demanded} was due")
                 self._demanded = None
-                self.version += 1
             if size != self._size:
                 self._size = size
                 self.version += 1
