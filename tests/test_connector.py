@@ -77,7 +77,7 @@ async def fails(world: World, error: type[Exception], url: str = "http://h/", **
 async def test_no_transport_lists_each_with_its_reason(world: World) -> None:
     dialler = Dialler("acme", refusal="only on Sundays")
     error = await fails(world, NoTransport, proxy="http://proxy:3128", transports=[dialler, Memory()])
-    assert error.reasons.keys() == {"acme", "mem", "unix", "tcp"}
+    assert error.reasons.keys() == {"acme", "mem", "unix", "tcp", "h2"}
     assert error.reasons["acme"] == "only on Sundays"
     assert error.reasons["tcp"] == "the route has a proxy"
     assert all(f"{name}: {reason}" in str(error) for name, reason in error.reasons.items())

@@ -80,7 +80,7 @@ def test_plugins_stand_in_the_order_in_which_they_run() -> None:
 def test_the_wire_names_who_takes_the_route_and_why_the_others_do_not() -> None:
     with plugwire.Session(transports=[Refuser({})]) as session:
         text = session.explain("https://api.example/")
-        assert rows(text, "wire") == ["system > tcp > tls(http/1.1) > http/1.1"]
+        assert rows(text, "wire") == ["system > tcp > tls(h2, http/1.1) > h2 or http/1.1"]
         assert "refuser: has no mind to" in rows(text, "refused")
         assert any(row.startswith("unix: ") for row in rows(text, "refused"))
         assert rows(session.explain("http://api.example/"), "wire") == ["system > tcp > http/1.1"]

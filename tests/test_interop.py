@@ -1,4 +1,4 @@
-"""What every server has in common: each test runs against nginx, Apache, Node and the ASGI server, plain and over TLS,
+"""What every server has in common over HTTP/1.1: each test runs against nginx, Apache, Node and the ASGI server, plain and over TLS,
 in every world. What only one of them can do stands in the other `test_interop_*` files."""
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PIECES = (b"x" * 3, b"", b"y" * 70_001, b"z")
 @pytest.fixture
 def options(ca: Authority) -> dict[str, Any]:
     """What each session is made with."""
-    return {"tls": TLSConfig(ca_file=str(ca.cert_pem))}
+    return {"tls": TLSConfig(ca_file=str(ca.cert_pem)), "http_versions": ("http/1.1",)}
 
 
 # -- what comes

@@ -116,16 +116,20 @@ async def test_tls12_only(nginx: Nginx, world: World, ca: Authority, trusted: TL
         assert caught.value.phase == "tls"
 
 
-@pytest.mark.parametrize("given", [{"http_versions": ("http/1.1",)}, {}], ids=["http/1.1 only", "default"])
-async def test_only_what_we_speak_is_offered(
-    given: dict[str, Any], nginx: Nginx, apache: Apache, asgi: ASGI, world: World, trusted: TLSConfig
+@pytest.mark.parametrize(
+    ("versions", "spoken"),
+    [(("http/1.1",), "HTTP/1.1"), (("h2",), "HTTP/2"), (("h2", "http/1.1"), "HTTP/2")],
+    ids=["http/1.1 only", "h2 only", "default"],
+)
+async def test_alpn_offers_what_is_allowed(
+    versions: tuple[str, ...], spoken: str, nginx: Nginx, apache: Apache, asgi: ASGI, world: World, trusted: TLSConfig
 ) -> None:
-    """These servers would choose h2. plugwire has no HTTP/2 yet, so by default it may offer http/1.1 only."""
-    async with world.session(tls=trusted, **given) as session:
-        for port in (nginx.h2_port, apache.h2_port, asgi.tls_port):
+    """These servers choose h2 if it is offered."""
+    async with world.session(tls=trusted, http_versions=versions) as session:
+        for port in (nginx.h2_port, apache.h2_port, asgi.h2_port):
             response = await session.get(f"https://localhost:{port}/small")
-            assert (response.content, response.http_version) == (SMALL, "HTTP/1.1")
-            assert response.connection.tls.alpn == "http/1.1"
+            assert (response.content, response.http_version) == (SMALL, spoken)
+            assert response.connection.tls.alpn == ("h2" if spoken == "HTTP/2" else "http/1.1")
 
 
 @EVERY_SERVER

@@ -102,6 +102,7 @@ class HTTP2Connection(Connection):
         self._is_dry = False  # the last look at the stream found nothing
         self._has_news = False  # for the pool
         self._dropped: deque[HTTP2Exchange] = deque()
+        self._is_last = False  # a caller said "Connection: close"
         self._can_nudge = type(stream).nudge is not Stream.nudge
         self._keep_alive = keep_alive
         self._heard_at = self._now()
@@ -174,6 +175,7 @@ class HTTP2Connection(Connection):
             if self.capacity < 1:
                 raise Refused("the HTTP/2 connection takes no further stream")
             head = self._memo.head_of(exchange.request)
+            self._is_last = self._is_last or self._memo.wants_close
             self._is_torn = True
             wire = self._wire
             exchange.sent = True
@@ -635,9 +637,9 @@ class HTTP2Connection(Connection):
             capacity, is_idle = 0, True
             self._has_news = True
         else:
-            if wire.is_draining and not self.is_draining:
+            if not self.is_draining and (wire.is_draining or self._is_last):
                 self.is_draining = self._has_news = True
-            capacity = 0 if wire.is_draining else max(wire.max_streams - open_streams, 0)
+            capacity = 0 if self.is_draining else max(wire.max_streams - open_streams, 0)
             is_idle = open_streams == 0
         if capacity > self.capacity or (is_idle and not self.is_idle):
             self._has_news = True

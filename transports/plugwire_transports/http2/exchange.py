@@ -237,11 +237,17 @@ PASSING: Final = frozenset(
 
 class FieldsMemo:
     """The fields of the last request, as HTTP/2 has them. The same session sends the same encoded block again and
-    again; then the very same tuple goes to the wire, which knows its encoding."""
+    again; then the very same tuple goes to the wire, which knows its encoding.
 
-    __slots__ = ("_authority", "_block", "_fields")
+    Attributes:
+        wants_close: the last request said "Connection: close". HTTP/2 has no such field, but the wish can be granted:
+            the connection takes no further request.
+    """
+
+    __slots__ = ("_authority", "_block", "_fields", "wants_close")
 
     def __init__(self) -> None:
+        self.wants_close = False
         self._block: bytes | None = None
         self._authority = ""
         self._fields: Fields = ()
@@ -251,7 +257,9 @@ class FieldsMemo:
         headers = request.headers
         block = headers.encoded()
         if block is not self._block:
-            self._fields = fields_of(headers)
+            nominated = {name.lower() for name in headers.get_list("connection", split=True)}
+            self.wants_close = "close" in nominated
+            self._fields = fields_of(headers, nominated)
             self._authority = headers.get("host") or request.url.authority
             self._block = block
         method = request.method
@@ -264,9 +272,9 @@ class FieldsMemo:
         return RequestHead(method, url.scheme.partition("+")[0], self._authority, target, self._fields)
 
 
-def fields_of(headers: Headers) -> Fields:
-    """A request's fields: names in lower case, without those that concern one HTTP/1.1 connection only."""
-    nominated = {name.lower() for name in headers.get_list("connection", split=True)}
+def fields_of(headers: Headers, nominated: set[str]) -> Fields:
+    """A request's fields: names in lower case, without those that concern one HTTP/1.1 connection only, and those that
+    its Connection field nominates."""
     secret = headers.secret
     fields: list[tuple[str, str, Indexing]] = []
     for name, value in headers.items():
