@@ -362,11 +362,9 @@ class HTTP2Connection(Connection):
                     elif not await waiter.wait(at) and not ready():
                         raise TimeoutError
         finally:
-            with self.lock:
-                exchange.ready = exchange.waiter = None
-                self._followers.pop(exchange, None)
-                if self._leader is exchange:
-                    self._hand_over()
+            if exchange.ready is not None:
+                with self.lock:
+                    self._leave(exchange)
             if self._has_news:
                 self.settle()
 
@@ -380,6 +378,7 @@ class HTTP2Connection(Connection):
             if leads and not self._is_dry:
                 self._move(exchange)
             if ready():
+                self._leave(exchange)
                 return True
             if self.is_closed:
                 # Every open stream was told; this is for who comes later.
@@ -416,16 +415,19 @@ class HTTP2Connection(Connection):
                 with self.lock:
                     self._wire.rested(rested)
 
-    def _hand_over(self) -> None:
-        """The leader goes: the first follower leads. Under the lock."""
-        self._leader = None
-        self._leader_writes = False
-        for follower in self._followers:
-            del self._followers[follower]
-            self._leader = follower
-            assert follower.waiter is not None
-            follower.waiter.wake()
-            return
+    def _leave(self, exchange: HTTP2Exchange) -> None:
+        """The exchange does not wait any more. If it leads, the first follower does from here on. Under the lock."""
+        self._followers.pop(exchange, None)
+        if self._leader is exchange:
+            self._leader = None
+            self._leader_writes = False
+            for follower in self._followers:
+                del self._followers[follower]
+                self._leader = follower
+                assert follower.waiter is not None
+                follower.waiter.wake()
+                break
+        exchange.ready = exchange.waiter = None  # last: it tells that nothing is left to do
 
     def served(self, exchange: HTTP2Exchange) -> None:
         """The wire told the exchange something: it may be what it waits for. Under the lock."""
