@@ -358,7 +358,7 @@ class HTTP2Connection(Connection):
                 while not self._is_served(exchange, ready):
                     waiter = exchange.waiter
                     if waiter is None:
-                        await self._wait_below(at)
+                        await self._lead(at)
                     elif not await waiter.wait(at) and not ready():
                         raise TimeoutError
         finally:
@@ -389,13 +389,21 @@ class HTTP2Connection(Connection):
             else:
                 exchange.waiter = self._runtime.waiter()
                 self._followers[exchange] = None
+                if exchange.is_aborted:  # just now, by another thread, which may have found no waiter
+                    exchange.waiter.wake()
         if self._has_news:
             self.settle()
         return False
 
-    async def _wait_below(self, at: float) -> None:
+    async def _lead(self, at: float) -> None:
         """The leader's wait, for all."""
         began = self._now()
+        if began >= at:
+            raise TimeoutError  # asked here, because a stream that always has something for others never asks
+        if not self._is_dry:
+            # There is more than one look takes. The stream must not be waited on: it may hold what it has to give.
+            await self._runtime.turn()
+            return
         until = at if self._can_nudge else min(at, began + SLICE)
         if self._keep_alive is not None:
             until = min(until, self._next_ping(self._keep_alive))
