@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -19,8 +20,10 @@ import pytest
 import trio
 
 from plugwire.drive import drive
+from plugwire.errors import Busy
 from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, SOCKET, TLS, Address, Stream, TLSInfo
 from plugwire.runtimes import blocking_runtime, blocking_stream, current_async_runtime
+from plugwire.runtimes.bell import Bell
 from plugwire.runtimes.blocking_stream import BlockingStream
 from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
@@ -28,13 +31,11 @@ from plugwire.testing.memory import memory_streams
 from worlds import until_it_waits
 
 if TYPE_CHECKING:
-    import select
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Any
 
     from plugwire.protocols import Runtime
     from plugwire.runtimes.base import SocketRuntime
-    from plugwire.runtimes.bell import Bell
     from plugwire.testing.conformance import Check
     from worlds import World
 
@@ -470,6 +471,82 @@ async def test_a_nudge_does_not_hide_that_the_time_is_up(world: World) -> None:
     theirs.close()
 
 
+@pytest.mark.parametrize("make_pair", [tcp_pair, memory_pair])
+async def test_a_nudge_finds_the_waiter_after_another_one_was_refused(
+    world: World, make_pair: Callable[[Runtime], Awaitable[tuple[Stream, Stream]]]
+) -> None:
+    runtime = world.runtime()
+    mine, theirs = await make_pair(runtime)
+    waiting = world.in_background(mine.wait, True, False, runtime.now() + 10)
+    await world.settle()
+    with pytest.raises(Busy):
+        await mine.wait(True, False, INFINITY)
+    mine.nudge()
+    await waiting.result()
+    mine.close()
+    theirs.close()
+
+
+async def test_each_wait_is_for_what_it_was_asked_for(world: World) -> None:
+    runtime = world.runtime()
+    mine, theirs = socket_pair(runtime)
+    for _ in range(2):
+        await mine.wait(True, True, runtime.now() + 10)
+        with pytest.raises(TimeoutError):
+            await mine.wait(True, False, runtime.now() + 0.01)
+        await mine.wait(False, True, runtime.now() + 10)
+    mine.close()
+    theirs.close()
+
+
+def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
+    stream, theirs = socket_pair(blocking_runtime())
+    thread = threading.Thread(target=lambda: drive(stream.wait(True, False, INFINITY)))
+    thread.start()
+    until_it_waits(thread)
+    cast("Any", stream)._reader = 0  # as the second thread saw it, just before the first one made its mark
+    with pytest.raises(Busy):
+        drive(stream.wait(True, False, INFINITY))
+    theirs.sendall(b"x")
+    thread.join()
+    stream.close()
+    theirs.close()
+
+
+def test_a_nudge_is_not_for_who_waits_to_write_alone() -> None:
+    runtime = blocking_runtime()
+    stream, theirs = socket_pair(runtime)
+    stream.write_now(b"x" * (16 << 20))
+    stream.nudge()
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(False, True, runtime.now() + 0.01))
+    drive(stream.wait(True, False, INFINITY))
+    stream.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("has_eventfd", [True, False])
+def test_a_bell_rings_until_it_is_silenced(has_eventfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_eventfd:
+        monkeypatch.delattr(os, "eventfd")
+    bell = Bell()
+
+    def is_heard() -> bool:
+        return bool(select.select([bell], [], [], 0)[0])
+
+    assert not os.get_blocking(bell.fileno()), "a child of fork may have taken the ring"
+    for _ in range(2):
+        bell.silence()
+        assert not is_heard()
+        for _ in range(10_000):
+            bell.ring()
+        assert is_heard()
+        bell.silence()
+        assert not is_heard()
+    bell.close()
+    bell.close()
+
+
 def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio() -> None:
     async def main() -> None:
         runtime = current_async_runtime()
@@ -483,8 +560,10 @@ def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio(
             return select(timeout)
 
         selector.select = nudged
+        at = runtime.now() + 10
         try:
-            await mine.wait(True, False, runtime.now() + 10)
+            await mine.wait(True, False, at)
+            assert runtime.now() < at, "it was the time that ended the sleep"
         finally:
             del selector.select
             mine.close()
@@ -600,6 +679,7 @@ def test_nudging_with_nobody_there_takes_no_descriptor_and_a_waiter_one() -> Non
     made = descriptors() - before
     assert len(made) == 1
     assert not os.get_inheritable(*made)
+    assert not select.select([*made], [], [], 0)[0], "nobody waits, so nothing is rung"
     drive(stream.wait(True, False, INFINITY))
     with pytest.raises(TimeoutError):
         drive(stream.wait(True, False, runtime.now() + 0.01))

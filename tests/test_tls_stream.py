@@ -604,6 +604,32 @@ def test_a_read_that_found_nothing_here_and_an_error_below_ends_the_next_wait(mo
         stream.read_now(1)
 
 
+@pytest.mark.parametrize("is_aborted", [True, False])
+def test_a_wait_says_that_the_stream_is_over_though_something_is_left_to_read(is_aborted: bool) -> None:
+    stream, peer, _ = connected()
+    peer.say(b"xyz")
+    assert stream.read_now(1) == b"x"
+    if is_aborted:
+        stream.abort()
+    else:
+        stream.close()
+    with pytest.raises(ConnectionAbortedError):
+        drive(stream.wait(True, False, inf))
+
+
+@pytest.mark.parametrize("read", [by_receive, by_receive_into])
+def test_a_wait_does_not_return_early_for_what_a_receive_has_read(read: Callable[[TLSStream], bytes]) -> None:
+    stream, peer, lower = connected()
+    peer.say(b"xyz")
+    assert read(stream) == b"xyz"
+    with pytest.raises(TimeoutError):
+        read(stream)
+    before = lower.waits
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, inf))
+    assert lower.waits == before + 1
+
+
 def test_nudges_go_down() -> None:
     stream, _, lower = connected()
     stream.nudge()

@@ -15,7 +15,8 @@ OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the 
 5. **Readable below is not readable here.** Session tickets and key updates wake a wait and decrypt to nothing. Only a
    look decides: `_has_news` decrypts, and keeps what it found in `_ahead`. A wait does not look: another thread may be
    inside of OpenSSL. It goes by `_is_dry`, which a read sets when it finds rule 1's case, and what comes from below
-   takes back; not dry, it returns early, and the read that follows finds content or makes it dry.
+   takes back; not dry, it returns early, and the read that follows finds content or makes it dry. What is in `_ahead`
+   was read, so it is not dry then.
 6. **The end is authenticated** (RFC 8446, 6.1). close_notify is b"" for ever. The lower stream's end without it is
    `ConnectionResetError`, because anybody on the way can fake a FIN and cut a body short. OpenSSL is never told of the
    lower end, so OP_IGNORE_UNEXPECTED_EOF in a caller's context changes nothing.
@@ -347,7 +348,7 @@ class TLSStream(Stream):
     async def wait(self, read: bool, write: bool, at: float) -> None:
         # Python's own attributes alone, because another thread may move bytes meanwhile (`Stream`): OpenSSL's objects
         # bear one thread at a time, and even the question what is pending races with a change of keys.
-        if read and (self._ahead or not self._is_dry) and not self._is_closed and not self._is_aborted:
+        if read and not self._is_dry and not self._is_closed and not self._is_aborted:
             return
         if write:
             if self._write_wants_read:
