@@ -328,6 +328,7 @@ class Decoder:
             while at < end:
                 octet = block[at]
                 if octet >= 0x80:
+                    # An index in one octet: below 0xBE (62) static, below 0xFF (where more octets follow) dynamic.
                     if 0x80 < octet < 0xBE:
                         entry = _STATIC[octet - 0x80]
                         at += 1
@@ -338,7 +339,8 @@ class Decoder:
                         index, at = _read_integer(block, at, 0x7F)
                         entry = self._entry(index)
                 else:
-                    # Where the field ends if no length takes more than an octet; where not, nothing is known of it.
+                    # Where the field ends if index and lengths take an octet each. If they do not, this is no field's
+                    # end, so nothing is found (rule 4), and the field is read in full.
                     after = at + 1
                     if octet <= 0x40:
                         if 0x20 <= octet < 0x40:
