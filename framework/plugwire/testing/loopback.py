@@ -42,7 +42,9 @@ class Loopback(ABC):
         self.tls = tls
         self.port = 0
         self.accepted = 0
-        self._context = loopback_identity(alpn).context if tls else None
+        identity = loopback_identity(alpn) if tls else None
+        self._context = identity and identity.context
+        self._client = identity and identity.client
         self._listener: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._threads: list[threading.Thread] = []
@@ -63,7 +65,7 @@ class Loopback(ABC):
         Raises:
             UsageError: it is not installed.
         """
-        return loopback_identity().client
+        return self._client or loopback_identity().client
 
     @property
     def open_connections(self) -> int:

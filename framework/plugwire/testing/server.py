@@ -97,10 +97,10 @@ class Server(Loopback):
     def _serve(self, sock: socket.socket, number: int) -> None:
         if self._speaks_http2(sock):
             self._serve_http2(sock)
-        else:
-            with sock.makefile("rb") as reader:
-                while self._exchange(sock, reader):
-                    pass
+            return
+        with sock.makefile("rb") as reader:
+            while self._exchange(sock, reader):
+                pass
         say_goodbye(sock)
 
     def _speaks_http2(self, sock: socket.socket) -> bool:

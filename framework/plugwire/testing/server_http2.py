@@ -37,10 +37,11 @@ from h2.events import (
     StreamReset,
     TrailersReceived,
 )
-from h2.exceptions import ProtocolError, StreamClosedError
+from h2.exceptions import ProtocolError
 
 from plugwire.drive import drive
 from plugwire.runtimes.bell import Bell
+from plugwire.testing.loopback import say_goodbye
 
 if TYPE_CHECKING:
     import socket
@@ -117,10 +118,12 @@ class HTTP2Connection:
                 self._take()
             self._pump()
             with self._changed:
-                if self._is_stopping:
+                if self._is_stopping and not self._is_over:
                     self._h2.close_connection()
                     self._take()
+                self._is_over = True  # with the same grip of the lock: h2 sends no more after its GOAWAY
                 self._write()
+            say_goodbye(self._sock)  # before handlers that are at work have ended
         finally:
             with self._changed:
                 self._is_over = True
@@ -182,10 +185,12 @@ class HTTP2Connection:
 
     def _feed(self, data: bytes) -> None:
         try:
-            for event in self._h2.receive_data(data):
-                self._handle(event)
+            events = self._h2.receive_data(data)
         except ProtocolError:  # h2 has a GOAWAY ready that says which
             self._is_over = True
+            events = []
+        for event in events:
+            self._handle(event)
         self._take()
         self._changed.notify_all()
 
@@ -197,7 +202,7 @@ class HTTP2Connection:
                 if event.stream_ended is None and expected == ["100-continue"]:
                     try:
                         self._h2.send_headers(stream_id, [(b":status", b"100")])
-                    except StreamClosedError:  # reset by a frame of the same read
+                    except ProtocolError:  # reset by a frame of the same read
                         pass
             case DataReceived(stream_id=stream_id):
                 if stream_id in self._asking:
