@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from plugwire.blocking_response import Response
@@ -80,7 +81,11 @@ class Server(Loopback):
         self.http_versions = http_versions
         self._mock = Mock(default_routes if handler is None else handler)
         self._errors: list[Exception] = []
-        self._http2: dict[socket.socket, HTTP2Connection] = {}
+        self._speaking: dict[socket.socket, HTTP2Connection] = {}
+        if "h2" in http_versions:
+            # Here, not in a connection's thread: if the client imports the same at the same time, in another order, the
+            # import system gives one of the two a package that is half there.
+            import_module("plugwire.testing.server_http2")
 
     @property
     def calls(self) -> list[Request]:
@@ -116,16 +121,16 @@ class Server(Loopback):
 
         connection = HTTP2Connection(sock, self._respond, self._errors.append)
         with self._changed:
-            self._http2[sock] = connection
+            self._speaking[sock] = connection
         try:
             connection.run()
         finally:
             with self._changed:
-                del self._http2[sock]
+                del self._speaking[sock]
 
     def _end(self, sock: socket.socket) -> None:
-        if sock in self._http2:
-            self._http2[sock].stop()
+        if sock in self._speaking:
+            self._speaking[sock].stop()
         else:
             super()._end(sock)
 
