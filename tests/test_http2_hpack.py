@@ -242,6 +242,27 @@ def test_strings_of_any_length(length: int) -> None:
         assert decode(Decoder(), block + b"\x82") == [(value, value), (":method", "GET")]
 
 
+def test_nothing_inside_a_string_is_taken_for_a_length() -> None:
+    for octet in (0x00, 0x7F, 0x80, 0xFF):
+        for length in (1, 126, 127, 128, 200, 300):
+            text = chr(octet) * length
+            for field in [(text, "v"), ("n", text), (text, text)]:
+                for pattern in (b"\x40", b"\x00", b"\x10"):
+                    raw = [
+                        b"\x7f" + _length(len(part) - 127) if len(part) > 126 else bytes((len(part),)) for part in field
+                    ]
+                    block = pattern + b"".join(
+                        size + part.encode("latin-1") for size, part in zip(raw, field, strict=True)
+                    )
+                    decoder = Decoder()
+                    for _ in range(2):
+                        assert decode(decoder, block + b"\x82") == [field, (":method", "GET")]
+
+
+def _length(rest: int) -> bytes:
+    return bytes((rest,)) if rest < 128 else bytes((rest & 0x7F | 0x80, rest >> 7))
+
+
 def test_what_is_remembered_changes_nothing() -> None:
     """The same strings again, in all their forms, at every distance from the block's end."""
     forms = [

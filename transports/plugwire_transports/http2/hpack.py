@@ -26,7 +26,7 @@ Rules that hold
    of the tables are shared and not copied, and no string is longer than 8/5 of its code.
 4. A literal with a static or literal name means the same in every state of the table. These representations are a
    prefix code: none is the beginning of another. So they are remembered whole, as they stood in the block, and a slice
-   of a block that equals a remembered one is that field, whatever it looked like from its length.
+   of a block that equals a remembered one is that field.
 
 What is remembered of strings belongs to one connection and ends with it; it is bounded, and emptied when it is full.
 Only the Huffman automaton belongs to the process: a transition for each of 256 states and octets at most (8 MiB), found
@@ -98,7 +98,6 @@ class Indexing(IntEnum):
 _ADD: Final = Indexing.ADD
 _WITHOUT: Final = Indexing.WITHOUT
 _NEVER: Final = Indexing.NEVER
-_WITH_NAME: Final = frozenset(Indexing)  # the first octets of literals whose name is a string, not an index
 
 _Pair: TypeAlias = tuple[str, str]
 _Field: TypeAlias = tuple[str, str, Indexing]
@@ -261,6 +260,18 @@ class _Memory(dict[_Key, _Value]):
         self._left = self._room
 
 
+def _skip_name(block: bytes, at: int) -> int:
+    """Where the value of the literal at block[at] begins."""
+    octet = block[at]
+    if 0x20 <= octet < 0x40:
+        raise HPACKError("a table size update behind the block's first field")
+    index, at = _read_integer(block, at, 0x3F if octet >= 0x40 else 0x0F)
+    if not index:
+        length, at = _read_integer(block, at, 0x7F)
+        at += length
+    return at
+
+
 # -- decoding --------------------------------------------------------------------------------------------------------
 
 
@@ -339,15 +350,13 @@ class Decoder:
                         index, at = _read_integer(block, at, 0x7F)
                         entry = self._entry(index)
                 else:
-                    # Where the field ends if index and lengths take an octet each. If they do not, this is no field's
-                    # end, so nothing is found (rule 4), and the field is read in full.
-                    after = at + 1
-                    if octet <= 0x40:
-                        if 0x20 <= octet < 0x40:
-                            raise HPACKError("a table size update behind the block's first field")
-                        if octet in _WITH_NAME:
-                            after += 1 + (block[after] & 0x7F)
-                    after += 1 + (block[after] & 0x7F)
+                    after = at + 1 if 0x40 < octet < 0x7F else _skip_name(block, at)
+                    length = block[after] & 0x7F
+                    if length == 0x7F:
+                        length, after = _read_integer(block, after, 0x7F)
+                        after += length
+                    else:
+                        after += 1 + length
                     found = known.get(block[at:after])
                     if found is not None:
                         entry = found
