@@ -1,4 +1,4 @@
-"""The demo tells all seven steps in both worlds, and sees it when something stays open."""
+"""The demo tells all seven steps in both worlds and over both versions of HTTP, and sees it when something stays open."""
 
 from __future__ import annotations
 
@@ -17,12 +17,20 @@ def test_the_demo_runs_everywhere_and_leaves_nothing_over() -> None:
     assert demo.run(out)
     text = out.getvalue()
     for step in range(1, 8):
-        assert text.count(f"\n  {step} ") == 4  # blocking and asyncio, plain and TLS
-    assert text.count("TLSv1.") == 2
-    assert text.count("404 is a response, response.ok is False") == 4
-    assert text.count("503, then 200") == 4
-    assert text.count("ConnectError, phase dial") == 4
-    assert text.count("connections: 1 opened, 1 closed") == 4
+        assert text.count(f"\n  {step} ") == 6  # blocking and asyncio; plain, TLS and HTTP/2
+    assert (text.count(", HTTP/1.1, no TLS"), text.count(", HTTP/1.1, TLSv1."), text.count(", HTTP/2, TLSv1.")) == (
+        2,
+        2,
+        2,
+    )
+    assert text.count("404 is a response, response.ok is False") == 6
+    assert text.count("503, then 200") == 6
+    assert text.count("ConnectError, phase dial") == 6
+    for world in ("threads", "tasks"):
+        assert text.count(f"8 {world}, each answered when all were there: HTTP/1.1 took 8 connections\n") == 2
+        assert text.count(f"8 {world}, each answered when all were there: HTTP/2 took 1 connection\n") == 1
+    assert text.count("connections: 8 opened, 8 closed") == 4
+    assert text.count("connections: 1 opened, 1 closed") == 2
     assert text.endswith("Nothing is left over.\n")
 
 

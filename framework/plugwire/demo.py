@@ -1,7 +1,8 @@
 """`plugwire demo`: the seven classical steps of an HTTP client program, told as they happen.
 
-Against an embedded server on loopback, plain and TLS, in the blocking and the asyncio world, through the real
-transports and plugins. At the end what was opened is held against what was closed, on both sides.
+Against an embedded server on loopback, over HTTP/1.1 in the clear and with TLS, and over HTTP/2, in the blocking and
+the asyncio world, through the real transports and plugins. At the end what was opened is held against what was closed,
+on both sides.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 SIZE: Final = 1_000_000
 BUFFER: Final = 64 * 1024
+AT_ONCE: Final = 8
 
 
 class Tally:
@@ -69,27 +71,37 @@ class Balance(NamedTuple):
         return 0 < self.opened == self.closed == self.accepted and self.left == 0
 
 
-class Flaky:
-    """The server's own routes, and /flaky, which answers 503 to every other request."""
+class Answers:
+    """The server's own routes, and
+
+    /flaky  503 to every other request
+    /meet   answers when `AT_ONCE` requests are there; each waits for the others
+    """
 
     def __init__(self) -> None:
         self._asked = 0
+        self._meeting = threading.Barrier(AT_ONCE, timeout=30)
 
     def __call__(self, request: plugwire.Request) -> Answer:
-        if request.url.path != "/flaky":
-            return default_routes(request)
-        self._asked += 1
-        if self._asked % 2:
-            return plugwire.Response(503, headers={"Retry-After": "0"}, text="try again\n")
-        return plugwire.Response(200, text="the second time it works\n")
+        match request.url.path:
+            case "/flaky":
+                self._asked += 1
+                if self._asked % 2:
+                    return plugwire.Response(503, headers={"Retry-After": "0"}, text="try again\n")
+                return plugwire.Response(200, text="the second time it works\n")
+            case "/meet":
+                self._meeting.wait()
+                return plugwire.Response(200, text="all are here\n")
+            case _:
+                return default_routes(request)
 
 
 def run(out: TextIO) -> bool:
     """Run it all; whether nothing stayed open."""
     before = threading.active_count()
     balances: list[Balance] = []
-    for tls in (False, True):
-        with Server(Flaky(), tls=tls) as server:
+    for tls, http_versions in ((False, ("http/1.1",)), (True, ("http/1.1",)), (True, ("h2", "http/1.1"))):
+        with Server(Answers(), tls=tls, http_versions=http_versions) as server:
             balances.append(drive(_told(server, False, out)))
             balances.append(_in_asyncio(server, out))
     opened, closed = sum(one.opened for one in balances), sum(one.closed for one in balances)
@@ -112,7 +124,8 @@ def _in_asyncio(server: Server, out: TextIO) -> Balance:
 
 async def _told(server: Server, is_async: bool, out: TextIO) -> Balance:
     """The steps in one world, against one server. One text for both faces: `done` awaits what is to be awaited."""
-    print(f"{'asyncio' if is_async else 'blocking'}, {server.url}", file=out)
+    versions = "HTTP/2 or HTTP/1.1" if "h2" in server.http_versions else "HTTP/1.1"
+    print(f"{'asyncio' if is_async else 'blocking'}, {server.url}, which speaks {versions}", file=out)
     tally, lines = Tally(), Lines()
     accepted = server.accepted
     log = logging.getLogger("plugwire.wire")
@@ -137,7 +150,7 @@ async def _steps(server: Server, is_async: bool, tally: Tally, lines: Lines, out
     session: Any = face(base_url=server.url, tls=tls, plugins=["retries", "wirelog", tally])
     step.done("1 begin a session", f"{face.__name__} with the plugins retries, wirelog and a counter of our own")
     try:
-        await _talk(server, session, step)
+        await _talk(server, session, is_async, step)
     finally:
         await _done(session.close())
     step.done(
@@ -147,7 +160,7 @@ async def _steps(server: Server, is_async: bool, tally: Tally, lines: Lines, out
     print(file=out)
 
 
-async def _talk(server: Server, session: Any, step: _Clock) -> None:
+async def _talk(server: Server, session: Any, is_async: bool, step: _Clock) -> None:
     """Steps 2 to 6. Typed by Any: one text drives both faces, which differ in what is awaited only."""
     connection: Any = await _done(session.connect(server.url))
     tls = connection.info.tls
@@ -172,10 +185,31 @@ async def _talk(server: Server, session: Any, step: _Clock) -> None:
     response = await _done(session.get("/flaky"))
     step.done("  a server that falters", f"503, then {response.status_code}: the plugin retries sent it again")
 
+    responses = await _in_tasks(session) if is_async else _in_threads(session)
+    count = len({one.connection.id for one in responses})
+    step.done(
+        "  many at once",
+        f"{len(responses)} {'tasks' if is_async else 'threads'}, each answered when all were there: "
+        f"{responses[0].http_version} took {count} connection{'s' * (count > 1)}",
+    )
+
     try:
         await _done(session.get(f"http://127.0.0.1:{_closed_port()}/", options={"max_retries": 0}))
     except plugwire.Error as error:
         step.done("6 handle exceptions", f"{type(error).__name__}, phase {error.phase}: {error}")
+
+
+def _in_threads(session: Any) -> list[Any]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(session.get, ["/meet"] * AT_ONCE))
+
+
+async def _in_tasks(session: Any) -> list[Any]:
+    import asyncio
+
+    return await asyncio.gather(*(session.get("/meet") for _ in range(AT_ONCE)))
 
 
 async def _done(value: Any) -> Any:
