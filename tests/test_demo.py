@@ -1,4 +1,4 @@
-"""The demo tells all seven steps in both worlds and over both versions of HTTP, and sees it when something stays open."""
+"""The demo tells all seven steps in both worlds, over both versions of HTTP, and sees it when something stays open."""
 
 from __future__ import annotations
 
