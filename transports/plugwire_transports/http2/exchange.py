@@ -16,7 +16,7 @@ from plugwire_transports.http2.hpack import Indexing
 from plugwire_transports.http2.wire import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from plugwire import Error, Headers, Request
     from plugwire.protocols import Call, ConnectionInfo, Waiter
@@ -244,13 +244,14 @@ class FieldsMemo:
             the connection takes no further request.
     """
 
-    __slots__ = ("_authority", "_block", "_fields", "wants_close")
+    __slots__ = ("_authority", "_block", "_fields", "_values", "wants_close")
 
     def __init__(self) -> None:
         self.wants_close = False
         self._block: bytes | None = None
         self._authority = ""
         self._fields: Fields = ()
+        self._values: dict[str, str] = {}
 
     def head_of(self, request: Request) -> RequestHead:
         """What a request says in HEADERS (RFC 9113, 8.3.1)."""
@@ -259,7 +260,8 @@ class FieldsMemo:
         if block is not self._block:
             nominated = {name.lower() for name in headers.get_list("connection", split=True)}
             self.wants_close = "close" in nominated
-            self._fields = fields_of(headers, nominated)
+            self._fields = fields_of(headers, nominated, self._values)
+            self._values = {name: value for name, value, _ in self._fields}
             self._authority = headers.get("host") or request.url.authority
             self._block = block
         method = request.method
@@ -272,9 +274,10 @@ class FieldsMemo:
         return RequestHead(method, url.scheme.partition("+")[0], self._authority, target, self._fields)
 
 
-def fields_of(headers: Headers, nominated: set[str]) -> Fields:
+def fields_of(headers: Headers, nominated: set[str], last: Mapping[str, str]) -> Fields:
     """A request's fields: names in lower case, without those that concern one HTTP/1.1 connection only, and those that
-    its Connection field nominates."""
+    its Connection field nominates. `last`: those of the request before; a value that changes from one to the next (a
+    trace id) will hardly come again."""
     secret = headers.secret
     fields: list[tuple[str, str, Indexing]] = []
     for name, value in headers.items():
@@ -283,7 +286,7 @@ def fields_of(headers: Headers, nominated: set[str]) -> Fields:
             continue
         if key in secret:
             indexing = Indexing.NEVER
-        elif key in PASSING:
+        elif key in PASSING or last.get(key, value) != value:
             indexing = Indexing.WITHOUT
         else:
             indexing = Indexing.ADD
