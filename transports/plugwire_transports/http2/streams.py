@@ -132,8 +132,8 @@ class Streams:
 
     def _give_back(self, stream: WireStream) -> None:
         left = stream.receive_left
-        if stream.expected is not None and stream.expected - stream.received <= left:
-            return  # the rest fits
+        if stream.expected is not None and stream.expected - stream.received < left:
+            return  # the rest fits. Not if it fits exactly: with no window left Node does not see that it is at the end
         self._out.append(pack_window_update(stream.id, stream.unreturned))
         stream.receive_left = left + stream.unreturned
         stream.unreturned = 0
