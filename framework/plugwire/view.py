@@ -380,7 +380,7 @@ class View(Session):
         host = url.authority
         known = self._prepared.get(host)
         block = self.headers.encoded()
-        if known is not None and known[0] is block and with_secrets:
+        if known is not None and known[0] is block and known[1].secret is self.headers.secret and with_secrets:
             return known[1]
         base = self.headers.copy()
         if not with_secrets:

@@ -118,8 +118,7 @@ class HTTP2Connection(Connection):
             else:
                 with call.step(Send, request=request, connection=exchange.info):
                     await self._submit(exchange)
-            exchange.phase = "head"
-            while exchange.answer is None:
+            while exchange.answer is None or exchange.interim:
                 if not exchange.has_news():
                     await self.wait_for(exchange, exchange.has_news, exchange.read_at(self._now()))
                 if exchange.interim:
@@ -128,6 +127,8 @@ class HTTP2Connection(Connection):
             return self._respond(exchange)
         except Error as error:
             self.cancel(exchange)
+            if not self.is_closed:
+                self._was_used()
             replayable = True if exchange.is_unprocessed and request.body.is_replayable else None
             error.at(
                 exchange.phase, request=request, sent=exchange.sent, replayable=replayable, connection=exchange.info
@@ -152,12 +153,15 @@ class HTTP2Connection(Connection):
         content = body.content
         exchange.length = body.length if body.length is not None else request.headers.get_int("content-length")
         if body.length == 0 and request.trailers is None:
-            await self._open(exchange, b"", True)
+            # What CONNECT opens goes on in both directions.
+            await self._open(exchange, b"", request.method != "CONNECT")
+            exchange.phase = "head"
         elif (
             content is not None and len(content) <= JOIN_UP_TO and exchange.expect is None and request.trailers is None
         ):
             rest = await self._open(exchange, content, True)
             if not rest or await self._send_all(exchange, rest, True):
+                exchange.phase = "head"
                 exchange.tell_sent(exchange.call, len(content))
         else:
             await self._upload(exchange)
@@ -232,13 +236,14 @@ class HTTP2Connection(Connection):
                 if not await self._send_all(exchange, piece, False):
                     return
                 exchange.tell_sent(call, len(piece), sent)
-            if exchange.is_answered():
+            # Once all that was announced is out, an answer is no longer an early one: the stream ends in order.
+            if exchange.is_stopped() or (exchange.is_answered() and sent != exchange.length):
                 return
             exchange.check_complete(sent)
             trailers = request.trailers() if request.trailers is not None else None
             with self.lock:
                 stream = exchange.stream
-                if stream is None or exchange.is_answered():
+                if stream is None or exchange.is_stopped() or (exchange.is_answered() and sent != exchange.length):
                     return
                 self._is_torn = True
                 if trailers:
@@ -249,6 +254,7 @@ class HTTP2Connection(Connection):
                 self._is_torn = False
                 self._measure()
                 self._write_out()
+            exchange.phase = "head"
             if self._has_news:
                 self.settle()
         finally:
@@ -258,6 +264,8 @@ class HTTP2Connection(Connection):
         """Send content as the windows let it. False: the final response came first, or nothing more will come."""
         rest = memoryview(data)
         while True:
+            if exchange.interim:
+                self._tell_interim(exchange)
             with self.lock:
                 # For windows, and for an answer that makes the rest superfluous.
                 self.look(exchange)
@@ -300,13 +308,17 @@ class HTTP2Connection(Connection):
             head = exchange.interim.popleft()
             exchange.count_interim(head.status, "", head.headers, self._limits.max_informational)
 
+    def _was_used(self) -> None:
+        """What comes from now on is not the connection's first request."""
+        if not self.info.reused:
+            self.info = self.info._replace(reused=True)
+
     def _respond(self, exchange: HTTP2Exchange) -> AsyncResponse:
         """The response, whose content came whole with the head, is to be read, or is none at all."""
         head = exchange.answer
         assert head is not None
         request, call = exchange.request, exchange.call
-        if not self.info.reused:
-            self.info = self.info._replace(reused=True)
+        self._was_used()
         if call.watchers is not None:
             call.tell(HeadEvent, status=head.status, reason="", headers=head.headers, http_version="HTTP/2")
         if request.method == "CONNECT" and head.status < 300:
@@ -595,6 +607,7 @@ class HTTP2Connection(Connection):
         if self._is_torn:
             self._die("a thread was interrupted while it moved the connection")
             return
+        self._was_used()
         self._is_torn = True
         self._wire.reset(stream, code)
         exchange.stream = None

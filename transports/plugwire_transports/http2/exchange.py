@@ -136,8 +136,8 @@ class HTTP2Exchange(Exchange):
         return self._held > 0 or self.is_ended or self.failure is not None or self.is_aborted
 
     def may_send(self) -> bool:
-        """A byte of content may go out, or none need to."""
-        return self.is_answered() or self.connection.room(self) > 0
+        """A byte of content may go out, or none need to, or there is something to tell first."""
+        return self.is_answered() or bool(self.interim) or self.connection.room(self) > 0
 
     @property
     def is_settled(self) -> bool:
@@ -244,11 +244,12 @@ class FieldsMemo:
             the connection takes no further request.
     """
 
-    __slots__ = ("_authority", "_block", "_fields", "_values", "wants_close")
+    __slots__ = ("_authority", "_block", "_fields", "_secret", "_values", "wants_close")
 
     def __init__(self) -> None:
         self.wants_close = False
         self._block: bytes | None = None
+        self._secret: frozenset[str] | None = None  # headers may share a block and differ in this
         self._authority = ""
         self._fields: Fields = ()
         self._values: dict[str, str] = {}
@@ -257,13 +258,14 @@ class FieldsMemo:
         """What a request says in HEADERS (RFC 9113, 8.3.1)."""
         headers = request.headers
         block = headers.encoded()
-        if block is not self._block:
+        if block is not self._block or headers.secret is not self._secret:
             nominated = {name.lower() for name in headers.get_list("connection", split=True)}
             self.wants_close = "close" in nominated
             self._fields = fields_of(headers, nominated, self._values)
             self._values = {name: value for name, value, _ in self._fields}
             self._authority = headers.get("host") or request.url.authority
             self._block = block
+            self._secret = headers.secret
         method = request.method
         if method == "CONNECT":
             host, port = request.url.host, request.url.port

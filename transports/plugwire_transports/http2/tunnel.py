@@ -93,7 +93,7 @@ class TunnelStream(Stream):
             return (
                 exchange.is_stopped()
                 or (read and exchange.has_content())
-                or (write and (not self._kept or connection.room(exchange) > 0))
+                or (write and (not self._kept or exchange.is_sent or connection.room(exchange) > 0))
                 or self._is_nudged
             )
 
