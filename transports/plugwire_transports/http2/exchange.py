@@ -258,7 +258,7 @@ class FieldsMemo:
         """What a request says in HEADERS (RFC 9113, 8.3.1)."""
         headers = request.headers
         block = headers.encoded()
-        if block is not self._block or headers.secret is not self._secret:
+        if block is not self._block or headers.secret != self._secret:
             nominated = {name.lower() for name in headers.get_list("connection", split=True)}
             self.wants_close = "close" in nominated
             self._fields = fields_of(headers, nominated, self._values)
