@@ -28,6 +28,7 @@ from plugwire.runtimes.blocking_stream import BlockingStream
 from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
+from plugwire_transports.prefixed import PrefixedStream
 from worlds import until_it_waits
 
 if TYPE_CHECKING:
@@ -510,6 +511,27 @@ def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
     theirs.sendall(b"x")
     thread.join()
     stream.close()
+    theirs.close()
+
+
+async def prefixed_pair(runtime: Runtime) -> tuple[Stream, Stream]:
+    mine, theirs = memory_streams(runtime)
+    return PrefixedStream(b"", mine), theirs
+
+
+@pytest.mark.parametrize("make_pair", [tcp_pair, memory_pair, prefixed_pair])
+def test_a_nudge_before_the_wait_ends_it_and_no_other(
+    make_pair: Callable[[Runtime], Awaitable[tuple[Stream, Stream]]],
+) -> None:
+    runtime = blocking_runtime()
+    mine, theirs = drive(cast("Any", make_pair(runtime)))
+    for _ in range(2):
+        mine.nudge()
+        mine.nudge()
+        drive(mine.wait(True, False, runtime.now() + 10))
+        with pytest.raises(TimeoutError):
+            drive(mine.wait(True, False, runtime.now() + 0.01))
+    mine.close()
     theirs.close()
 
 
