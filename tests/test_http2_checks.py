@@ -151,7 +151,8 @@ def test_lengths(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["", "-1", "+1", "1.0", "0x1", "1,1", "1, 1", "1 1", "1_0", "²", str(2**63), "9" * 19, "0" * 20, "1" * 5000]
+    "value",
+    ["", "-1", "+1", "1.0", "0x1", "1,1", "1, 1", "1 1", "1_0", "²", str(2**63), "9" * 19, "0" * 20, "1" * 5000],
 )
 def test_what_is_no_length(value: str) -> None:
     with pytest.raises(ProtocolError, match="content-length is"):

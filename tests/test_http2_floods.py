@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from http2_wire_kit import (
     ACK,
     CONTINUATION,
@@ -28,7 +29,6 @@ from http2_wire_kit import (
     trailers,
     window_update,
 )
-
 from plugwire.config import Limits
 from plugwire.errors import LimitExceeded
 from plugwire_transports.http2.floods import BUDGET, HIGH_COST, MAX_REPLIES

@@ -234,14 +234,24 @@ def test_nothing_goes_back_if_the_rest_fits() -> None:
     wire = connected(stream_window=100)
     stream, _ = opened(wire)
     wire.take()
-    wire.feed(head(1, ("content-length", "189")) + data(1, bytes(90)))
+    wire.feed(head(1, ("content-length", "188")) + data(1, bytes(90)))
     wire.consumed(stream, 89)
     assert summary(wire) == [("WindowUpdate", 1, 89)]
     wire.feed(data(1, bytes(90)))
     wire.consumed(stream, 91)
     assert not wire.queued
-    wire.feed(data(1, bytes(8)) + data(1, b"x", True))
+    wire.feed(data(1, bytes(7)) + data(1, b"x", True))
     assert stream.is_over
+
+
+def test_something_goes_back_if_the_rest_fits_exactly() -> None:
+    """Node sends no end of the stream while the window is empty."""
+    wire = connected(stream_window=100)
+    stream, _ = opened(wire)
+    wire.take()
+    wire.feed(head(1, ("content-length", "100")) + data(1, bytes(100)))
+    wire.consumed(stream, 100)
+    assert summary(wire) == [("WindowUpdate", 1, 100)]
 
 
 def test_the_connections_window_is_topped_up_on_receipt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 import hpack
 import pytest
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
+
 from http2_wire_kit import (
     ACK,
     CONNECT,
@@ -45,8 +47,6 @@ from http2_wire_kit import (
     word,
     written,
 )
-from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame, WindowUpdateFrame
-
 from plugwire.config import Limits
 from plugwire.errors import (
     ConnectionClosed,
@@ -59,6 +59,7 @@ from plugwire.errors import (
     StreamReset,
 )
 from plugwire.headers import Headers
+from plugwire_transports.http2.frames import pack_headers
 from plugwire_transports.http2.hpack import Indexing
 from plugwire_transports.http2.streams import MAX_REMEMBERED
 from plugwire_transports.http2.wire import Code, RequestHead, Wire
@@ -84,6 +85,12 @@ def test_the_preface_our_settings_and_a_wide_window_come_first() -> None:
     assert isinstance(frames[1], WindowUpdateFrame)
     assert (frames[1].stream_id, frames[1].window_increment) == (0, MAX_WINDOW - 65535)
     assert len(frames) == 2
+
+
+def test_a_limit_that_settings_cannot_say_is_cut() -> None:
+    (ours, _) = written(Wire(Limits(max_head_bytes=2**40)))
+    assert isinstance(ours, SettingsFrame)
+    assert ours.settings[6] == 2**32 - 1
 
 
 def test_before_the_peers_settings_a_hundred_streams_fit() -> None:
@@ -244,9 +251,9 @@ def test_memos_are_bounded() -> None:
     for number in range(1000):
         stream, _ = opened(wire, GET._replace(path=f"/{number}", fields=(("a", str(number % 70), Indexing.WITHOUT),)))
         wire.feed(head(stream.id, ("x", str(number)), ended=True))
-    assert len(wire._encoder._paths) <= 65
-    assert len(wire._encoder._frames) <= 64
-    assert 0 < len(wire._decoder._known) <= 64
+        assert len(wire._encoder._paths) <= 65
+        assert len(wire._encoder._frames) <= 64
+        assert 0 < len(wire._decoder._known) <= 64
 
 
 def test_a_long_head_is_cut_at_the_peers_frame_size() -> None:
@@ -263,6 +270,15 @@ def test_a_long_head_is_cut_at_the_peers_frame_size() -> None:
     assert len(more[0].data) == 16384
     decoder = hpack.Decoder(max_header_list_size=10**6)
     assert len(decoded(decoder, b"".join(one.data for one in (first, *more)))) == 14
+
+
+@pytest.mark.parametrize(("size", "parts"), [(0, 1), (1, 1), (10, 1), (11, 2), (20, 2), (21, 3), (30, 3)])
+def test_a_block_fills_its_frames(size: int, parts: int) -> None:
+    frames = pack_headers(7, bytes(range(size)), False, 10)
+    assert len(frames) == 2 * parts
+    assert b"".join(frames[1::2]) == bytes(range(size))
+    ends = [header[4] & END_HEADERS for header in frames[::2]]
+    assert ends == [0] * (parts - 1) + [END_HEADERS]
 
 
 def test_content_is_cut_at_the_peers_frame_size() -> None:
@@ -751,6 +767,69 @@ def test_a_connection_error_ends_everything(frames: bytes, code: Code) -> None:
         opened(wire)
 
 
+def test_the_longest_frame_is_taken() -> None:
+    wire = connected()
+    _, sink = opened(wire)
+    wire.feed(head(1) + data(1, bytes(16_384), True))
+    assert sink.calls[1] == ("data", bytes(16_384), True)
+
+
+def test_an_interrupt_leaves_no_half_read_connection() -> None:
+    """Ctrl-C in the thread that reads for all: what was not handled is lost, so nobody may go on."""
+
+    class Interrupted(Recorder):
+        def on_head(self, head: Any, ended: bool) -> None:
+            super().on_head(head, ended)
+            raise KeyboardInterrupt
+
+    wire = connected()
+    sink = Interrupted()
+    wire.open(sink, GET, True)
+    _, other = opened(wire)
+    wire.take()
+    with pytest.raises(KeyboardInterrupt):
+        wire.feed(head(1) + head(3))
+    assert wire.is_over
+    assert other.calls == [("failed", "ReadError", False)]
+    assert summary(wire)[-1] == ("GoAway", 0, Code.INTERNAL_ERROR)
+
+
+@pytest.mark.parametrize("what", ["request", "trailers"])
+def test_an_interrupt_leaves_no_half_written_block(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder's table may have an entry that the peer will never hear of."""
+    wire = connected()
+    stream, other = opened(wire, POST)
+
+    def interrupted(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(wire._encoder), what, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if what == "request":
+            opened(wire)
+        else:
+            wire.send_trailers(stream, Headers({"x": "y"}))
+    assert wire.is_over
+    assert other.calls == [("failed", "ReadError", False)]
+
+
+def test_fields_that_cannot_be_encoded_do_no_harm() -> None:
+    wire = connected()
+    decoder = hpack.Decoder()
+    opened(wire)
+    wire.take()
+    with pytest.raises(UnicodeEncodeError):
+        opened(wire, GET._replace(authority="other.example", fields=(("x", "\u20ac", Indexing.ADD),)))
+    assert not wire.queued
+    assert wire.open_streams == 1
+    for _ in range(3):
+        stream, _ = opened(wire)
+        (one,) = written(wire)
+        assert isinstance(one, HeadersFrame)
+        assert (":authority", "host.example") in decoded(decoder, one.data)
+    assert stream.id == 7
+
+
 def test_the_highest_bit_of_numbers_is_reserved() -> None:
     wire = connected()
     _, sink = opened(wire)
@@ -987,6 +1066,17 @@ def test_goaway_fails_what_the_peer_did_not_begin_and_lets_the_rest_finish() -> 
     wire.feed(head(3, ended=True))
     assert sinks[1].calls == [("head", 200, [], None, True)]
     assert not wire.queued
+
+
+@pytest.mark.parametrize("late", [window_update(1, 0), window_update(1, MAX_WINDOW), data(1, bytes(101))])
+def test_a_stream_error_behind_the_response_stops_the_upload(late: bytes) -> None:
+    wire = connected(stream_window=100)
+    stream, sink = opened(wire, POST)
+    wire.take()
+    wire.feed(head(1, ended=True) + late)
+    assert sink.calls == [("head", 200, [], None, True), ("window",)]
+    assert stream.is_over
+    assert summary(wire)[0][:2] == ("RstStream", 1)
 
 
 def test_a_second_goaway_may_lower_the_number_and_not_raise_it() -> None:

@@ -109,7 +109,7 @@ class Control:
         except H2ProtocolError as error:
             self._connection.clear_outbound_data_buffer()
             kind = Kind(frame[3]).name
-            raise ConnectionBroken(Code(error.error_code), f"bad {kind}: {error} (RFC 9113, 6.5)") from None
+            raise ConnectionBroken(Code(error.error_code), f"bad {kind}: {error} (RFC 9113, 6.5 and 6.7)") from None
 
 
 def split(payload: bytes) -> list[bytes]:

@@ -15,6 +15,7 @@ from plugwire.errors import (
     LimitExceeded,
     PeerError,
     ProtocolError,
+    ReadError,
     StreamReset,
 )
 from plugwire_transports.http2.control import Control, split
@@ -130,6 +131,9 @@ class Receiver(Streams):
         except ConnectionBroken as broken:
             self._break(broken)
             raise broken.error from None
+        except BaseException:
+            self._interrupted()
+            raise
 
     def _cut(self, data: bytes, place: int) -> None:
         """Handle the frames from `place` on, and hold what remains."""
@@ -250,8 +254,6 @@ class Receiver(Streams):
     # -- HEADERS (6.2) and CONTINUATION (6.10)
 
     def _on_headers(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if not stream_id or not stream_id & 1 or stream_id >= self._next_id:
-            raise idle("HEADERS", stream_id)
         if flags & PADDED:
             end -= _padding(data, start, end)
             start += 1
@@ -409,10 +411,6 @@ class Receiver(Streams):
         self._tell_room(could_send)
 
     def _on_ping(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> None:
-        if stream_id:
-            raise _not_of_streams("PING", stream_id)
-        if end - start != 8:
-            raise _wrong_size("PING", end - start)
         if not flags & ACK:
             self._budget.spend(COST, "PING")
         was_asked = self._control.pinged(data[start - HEADER_SIZE : end])
@@ -511,6 +509,12 @@ class Receiver(Streams):
         """A connection error (5.4.1)."""
         self._out.append(pack_goaway(broken.code))
         self._end_all(lambda stream: copy(broken.error))
+
+    def _interrupted(self) -> None:
+        """By Ctrl-C, in the middle of something: what has come, or the peer's HPACK table, is out of step."""
+        self._break(
+            ConnectionBroken(Code.INTERNAL_ERROR, ReadError("the connection's reader or writer was interrupted"))
+        )
 
 
 # -- texts ---------------------------------------------------------------------------------------------------------

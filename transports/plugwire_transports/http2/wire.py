@@ -113,9 +113,10 @@ class Wire(Receiver):
         out = self._out
         if not out:
             return b""
-        self._out = []
+        taken = b"".join(out)
+        out.clear()
         self._replies = 0
-        return b"".join(out)
+        return taken
 
     def ping(self) -> None:
         """Queue a PING, to see whether the peer is there."""
@@ -153,18 +154,24 @@ class Wire(Receiver):
         streams = self._streams
         if len(streams) >= self.max_streams:
             raise Refused(f"the HTTP/2 connection has {self.max_streams} streams open, as many as the peer takes")
-        block = self._encoder.request(head)
         stream_id = self._next_id
-        self._next_id = stream_id + 2
-        stream = streams[stream_id] = WireStream(
-            stream_id, sink, head.method, ended, self._initial_send, self._stream_window
-        )
-        size = len(block)
-        if size <= self._max_frame:
-            flags = END_HEADERS | END_STREAM if ended else END_HEADERS
-            self._out.append(pack_header(size, 1, flags, stream_id) + block)
-        else:
-            self._out += pack_headers(stream_id, block, ended, self._max_frame)
+        try:
+            block = self._encoder.request(head)
+            size = len(block)
+            if size <= self._max_frame:
+                flags = END_HEADERS | END_STREAM if ended else END_HEADERS
+                self._out.append(pack_header(size, 1, flags, stream_id) + block)
+            else:
+                self._out += pack_headers(stream_id, block, ended, self._max_frame)
+            self._next_id = stream_id + 2
+            stream = streams[stream_id] = WireStream(
+                stream_id, sink, head.method, ended, self._initial_send, self._stream_window
+            )
+        except Exception:
+            raise  # the encoder refuses the fields, and has put itself right; nothing was queued
+        except BaseException:
+            self._interrupted()
+            raise
         return stream
 
     def send(self, stream: WireStream, data: Buffer, ended: bool) -> None:
@@ -219,7 +226,13 @@ class Wire(Receiver):
         if not trailers:
             self.send(stream, b"", True)
             return
-        self._out += pack_headers(stream.id, self._encoder.trailers(trailers), True, self._max_frame)
+        try:
+            self._out += pack_headers(stream.id, self._encoder.trailers(trailers), True, self._max_frame)
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupted()
+            raise
         self._sent(stream)
 
     def eof(self, reason: str) -> None:
