@@ -279,6 +279,8 @@ def test_a_block_fills_its_frames(size: int, parts: int) -> None:
     assert b"".join(frames[1::2]) == bytes(range(size))
     ends = [header[4] & END_HEADERS for header in frames[::2]]
     assert ends == [0] * (parts - 1) + [END_HEADERS]
+    assert not any(header[4] & END_STREAM for header in frames[::2])
+    assert pack_headers(7, bytes(size), True, 10)[0][4] & END_STREAM
 
 
 def test_content_is_cut_at_the_peers_frame_size() -> None:
@@ -409,6 +411,15 @@ def test_trailers_end_a_response_and_those_that_steer_are_dropped() -> None:
     wire.feed(head(1) + data(1, b"a") + trailers(1, ("x-sum", "1"), ("content-length", "7"), ("set-cookie", "a=b")))
     assert sink.calls[1:] == [("data", b"a", False), ("trailers", [("x-sum", "1")])]
     assert stream.is_over
+
+
+def test_content_of_the_announced_length() -> None:
+    for end in (data(1, b"c", True), data(1, b"c") + data(1, b"", True), data(1, b"c") + trailers(1, ("x", "y"))):
+        wire = connected()
+        stream, sink = opened(wire)
+        wire.feed(head(1, ("content-length", "3")) + data(1, b"ab") + end)
+        assert sink.errors == []
+        assert stream.is_over
 
 
 @pytest.mark.parametrize(

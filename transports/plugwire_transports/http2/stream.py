@@ -58,7 +58,19 @@ class Sink(Protocol):
 
 
 class Side(Enum):
-    """What comes next from the peer on a stream."""
+    """What comes next from the peer on a stream.
+
+    ======  ======================================  ================  ==============  ===========
+    side    HEADERS                                 DATA              WINDOW_UPDATE   RST_STREAM
+    ======  ======================================  ================  ==============  ===========
+    HEAD    interim: HEAD. Final: BODY, or the end  malformed         room            failed: OVER
+    BODY    trailers, with the end                  content, the end  room            failed: OVER
+    ENDED   STREAM_CLOSED: OVER                     STREAM_CLOSED     room            OVER
+    ======  ======================================  ================  ==============  ===========
+
+    The end is ENDED, or OVER if we have ended the stream too. Whatever is wrong with a stream makes it OVER. What comes
+    for one that is OVER, and so in the table no more, is for `Late` and the flood budget to judge.
+    """
 
     HEAD = "head"  # an interim or the final head
     BODY = "body"  # content, trailers
