@@ -37,6 +37,7 @@ class HTTP2Body(ResponseBody):
                 data = exchange.take(max_bytes)
                 if data:
                     self._connection.taken(exchange, len(data))
+            self._connection.settle()
             if data:
                 return data
             await self._more(exchange)
@@ -51,6 +52,7 @@ class HTTP2Body(ResponseBody):
                 size = exchange.take_into(buffer)
                 if size:
                     self._connection.taken(exchange, size)
+            self._connection.settle()
             if size:
                 return size
             await self._more(exchange)

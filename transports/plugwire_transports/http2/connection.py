@@ -98,10 +98,11 @@ class HTTP2Connection(Connection):
         self._followers: dict[HTTP2Exchange, None] = {}
         self._served: list[HTTP2Exchange] = []
         self._is_blocked = False  # some follower waits for unsent bytes to go out
-        self._is_flushing = False  # somebody will write what is queued
+        self._flusher: HTTP2Exchange | None = None  # who will write what is queued
         self._is_dry = False  # the last look at the stream found nothing
         self._has_news = False  # for the pool
         self._dropped: deque[HTTP2Exchange] = deque()
+        self._is_aborted = False
         self._is_last = False  # a caller said "Connection: close"
         self._can_nudge = type(stream).nudge is not Stream.nudge
         self._keep_alive = keep_alive
@@ -173,50 +174,55 @@ class HTTP2Connection(Connection):
             Refused: the peer takes no further stream on this connection, or it is over. Nothing was sent.
         """
         rest: memoryview | None = None
-        with self.lock:
-            if self._is_torn:
-                self._die("a thread was interrupted while it moved the connection")
-            if self.capacity < 1:
-                raise Refused("the HTTP/2 connection takes no further stream")
-            head = self._memo.head_of(exchange.request)
-            self._is_last = self._is_last or self._memo.wants_close
-            self._is_torn = True
-            wire = self._wire
-            exchange.sent = True
-            stream = exchange.stream = wire.open(exchange, head, ends and not content)
-            if content:
-                room = wire.room(stream)
-                if room >= len(content):
-                    wire.send(stream, content, ends)
+        try:
+            with self.lock:
+                if self._is_torn:
+                    self._die("a thread was interrupted while it moved the connection")
+                if self.capacity < 1:
+                    raise Refused("the HTTP/2 connection takes no further stream")
+                head = self._memo.head_of(exchange.request)
+                self._is_last = self._is_last or self._memo.wants_close
+                if self._keep_alive is not None and self.is_idle:
+                    self._heard_at = self._now()  # until now there was nothing to be heard
+                self._is_torn = True
+                wire = self._wire
+                exchange.sent = True
+                stream = exchange.stream = wire.open(exchange, head, ends and not content)
+                if content:
+                    room = wire.room(stream)
+                    if room >= len(content):
+                        wire.send(stream, content, ends)
+                        exchange.is_sent = ends
+                    else:
+                        rest = memoryview(content)
+                        if room:
+                            wire.send(stream, rest[:room], False)
+                            rest = rest[room:]
+                else:
                     exchange.is_sent = ends
-                else:
-                    rest = memoryview(content)
-                    if room:
-                        wire.send(stream, rest[:room], False)
-                        rest = rest[room:]
-            else:
-                exchange.is_sent = ends
-            self._is_torn = False
-            self._measure()
-            is_writer = not self._is_flushing
-            if is_writer:
-                if wire.open_streams > 1:
-                    self._is_flushing = True
-                else:
-                    self._write_out()
-                    is_writer = False
+                self._is_torn = False
+                self._measure()
+                if wire.open_streams == 1:
+                    if self._flusher is None:
+                        self._write_out()
+                elif self._flusher is None:
+                    self._flusher = exchange
+            if self._has_news:
+                self.settle()
+            if self._flusher is exchange:
+                await self._runtime.turn()
+        finally:
+            if self._flusher is exchange:
+                self._flush()
+        return rest
+
+    def _flush(self) -> None:
+        """Write for everybody who came meanwhile."""
+        with self.lock:
+            self._flusher = None
+            self._write_out()
         if self._has_news:
             self.settle()
-        if is_writer:
-            try:
-                await self._runtime.turn()
-            finally:
-                with self.lock:
-                    self._is_flushing = False
-                    self._write_out()
-                if self._has_news:
-                    self.settle()
-        return rest
 
     async def _upload(self, exchange: HTTP2Exchange) -> None:
         """Content of any kind, piece by piece. The final response, if it comes meanwhile, ends it."""
@@ -246,10 +252,14 @@ class HTTP2Connection(Connection):
                 if stream is None or exchange.is_stopped() or (exchange.is_answered() and sent != exchange.length):
                     return
                 self._is_torn = True
-                if trailers:
-                    self._wire.send_trailers(stream, trailers)
-                else:
-                    self._wire.send(stream, b"", True)
+                try:
+                    if trailers:
+                        self._wire.send_trailers(stream, trailers)
+                    else:
+                        self._wire.send(stream, b"", True)
+                except Error:  # a field that cannot be a trailer: the wire did nothing
+                    self._is_torn = False
+                    raise
                 exchange.is_sent = True
                 self._is_torn = False
                 self._measure()
@@ -366,19 +376,25 @@ class HTTP2Connection(Connection):
         """
         exchange.ready = ready
         try:
-            with exchange.call.waiting(exchange, shared=True):
-                while not self._is_served(exchange, ready):
-                    waiter = exchange.waiter
-                    if waiter is None:
-                        await self._lead(at)
-                    elif not await waiter.wait(at) and not ready():
-                        raise TimeoutError
-        finally:
-            if exchange.ready is not None:
+            try:
+                with exchange.call.waiting(exchange, shared=True):
+                    while not self._is_served(exchange, ready):
+                        waiter = exchange.waiter
+                        if waiter is None:
+                            await self._lead(at)
+                        elif not await waiter.wait(at) and not ready():
+                            raise TimeoutError
+            finally:
+                if exchange.ready is not None:
+                    with self.lock:
+                        self._leave(exchange)
+                if self._has_news:
+                    self.settle()
+        except BaseException:
+            if exchange.ready is not None:  # an interrupt, in the very step of leaving
                 with self.lock:
                     self._leave(exchange)
-            if self._has_news:
-                self.settle()
+            raise
 
     def _is_served(self, exchange: HTTP2Exchange, ready: Callable[[], bool]) -> bool:
         """Rule 2. If not served, it leads from here on, or follows and has a waiter."""
@@ -396,6 +412,7 @@ class HTTP2Connection(Connection):
                 # Every open stream was told; this is for who comes later.
                 raise ConnectionClosed("the HTTP/2 connection is closed")
             if leads:
+                self._followers.pop(exchange, None)
                 exchange.waiter = None
                 self._leader_writes = self.stream.unsent > 0
             else:
@@ -436,17 +453,24 @@ class HTTP2Connection(Connection):
                     self._wire.rested(rested)
 
     def _leave(self, exchange: HTTP2Exchange) -> None:
-        """The exchange does not wait any more. If it leads, the first follower does from here on. Under the lock."""
+        """The exchange does not wait any more. If it leads, the first follower does from here on. Under the lock.
+
+        An interrupt may come between any two of these steps: then all are done once more. So who is to lead is woken
+        before it is named, and named before it is no follower any more.
+        """
         self._followers.pop(exchange, None)
         if self._leader is exchange:
-            self._leader = None
             self._leader_writes = False
+            self._leader = None
+        if self._leader is None:
             for follower in self._followers:
-                del self._followers[follower]
-                self._leader = follower
                 assert follower.waiter is not None
                 follower.waiter.wake()
+                self._leader = follower
+                del self._followers[follower]
                 break
+        if self._served:  # left by an interrupt
+            self._wake_served()
         exchange.ready = exchange.waiter = None  # last: it tells that nothing is left to do
 
     def served(self, exchange: HTTP2Exchange) -> None:
@@ -462,9 +486,9 @@ class HTTP2Connection(Connection):
         followers = self._followers
         for exchange in served:
             if exchange in followers and exchange.ready is not None and exchange.ready():
-                del followers[exchange]
                 assert exchange.waiter is not None
                 exchange.waiter.wake()
+                del followers[exchange]
         served.clear()
 
     # -- moving bytes (under the lock) -----------------------------------------------------------------------------
@@ -480,8 +504,10 @@ class HTTP2Connection(Connection):
         left = READ_AT_ONCE
         try:
             while left > 0:
+                self._is_torn = True  # from here on: what was read must not be lost
                 data = stream.read_now(READ_SIZE)
                 if data is None:
+                    self._is_torn = False
                     self._is_dry = True
                     break
                 self._is_dry = False
@@ -492,7 +518,6 @@ class HTTP2Connection(Connection):
                     self._heard_at = self._now()
                     self._pinged_at = None
                 left -= len(data)
-                self._is_torn = True
                 wire.feed(data)
                 self._is_torn = False
                 if leader is not None and not self._followers and leader.ready is not None and leader.ready():
@@ -503,7 +528,7 @@ class HTTP2Connection(Connection):
         except OSError as error:
             self._break(error)
         self._measure()
-        if stream.unsent or (wire.queued and not self._is_flushing):
+        if stream.unsent or (wire.queued and self._flusher is None):
             self._write_out()
         self._wake_served()
 
@@ -514,6 +539,7 @@ class HTTP2Connection(Connection):
         stream = self.stream
         try:
             # A peer that reads nothing must not make us pile up answers: the wire counts those that it still has.
+            self._is_torn = True
             if self._wire.queued and stream.unsent < UNSENT_AT_MOST:
                 stream.write_now(self._wire.take())
             elif stream.unsent:
@@ -521,7 +547,9 @@ class HTTP2Connection(Connection):
                 if self._wire.queued and stream.unsent < UNSENT_AT_MOST:
                     stream.write_now(self._wire.take())
             else:
+                self._is_torn = False
                 return
+            self._is_torn = False
         except OSError as error:
             self._break(error)
             return
@@ -558,7 +586,7 @@ class HTTP2Connection(Connection):
         stream = exchange.stream
         if stream is not None and not exchange.is_ended and exchange.failure is None and not self.is_closed:
             self._wire.consumed(stream, size)
-            if self._wire.queued and not self._is_flushing:
+            if self._wire.queued and self._flusher is None:
                 self._write_out()
 
     def write(self, exchange: HTTP2Exchange, data: memoryview, ends: bool = False) -> None:
@@ -576,6 +604,8 @@ class HTTP2Connection(Connection):
 
     def cancel(self, exchange: HTTP2Exchange, code: int = CANCEL) -> None:
         """End a stream before its end; nothing if it has ended. One step, without awaiting."""
+        if self._flusher is exchange:  # an interrupt, before it flushed
+            self._flush()
         if exchange.stream is None or exchange.is_settled:
             return
         with self.lock:
@@ -614,7 +644,7 @@ class HTTP2Connection(Connection):
         exchange.forget_content()
         self._is_torn = False
         self._measure()
-        if not self._is_flushing:
+        if self._flusher is None:
             self._write_out()
 
     def _break(self, error: OSError) -> None:
@@ -673,11 +703,13 @@ class HTTP2Connection(Connection):
         """After a step, without the lock: what finalisers left, and what the pool must know."""
         if not self._has_news:
             return
-        if self._dropped:
+        self._has_news = False  # first: what is noted from here on is news again
+        if self._dropped or self._is_aborted:
             with self.lock:
                 if not self._is_torn:
                     self._bury()
-        self._has_news = False
+                    if self._is_aborted and self._leader is None:
+                        self._die("the connection was closed on this side")
         self._changed(self)
 
     def is_fresh(self) -> bool:
@@ -698,7 +730,8 @@ class HTTP2Connection(Connection):
 
     def abort(self) -> None:
         self.stream.abort()
-        # Without a leader nobody would notice, and close it.
+        # Without a leader nobody would notice, and close it. As with `drop`, first noted, then the try.
+        self._is_aborted = self._has_news = True
         if self.lock.acquire(blocking=False):
             try:
                 if self._leader is None and not self._is_torn:
@@ -719,7 +752,12 @@ class HTTP2Connection(Connection):
         if now < self._next_ping(keep_alive):
             return
         with self.lock:
-            if self._pinged_at is None:
+            # Nobody may have looked for a long time: then the answer is there.
+            self._is_dry = False
+            self._move(None)
+            if self.is_closed or now < self._next_ping(keep_alive):
+                pass
+            elif self._pinged_at is None:
                 self._pinged_at = now
                 self._wire.ping()
                 self._write_out()
