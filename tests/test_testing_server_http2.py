@@ -19,8 +19,7 @@ from plugwire import AsyncResponse, Headers, Request, Response
 from plugwire.protocols import Body
 from plugwire.testing import Server
 from plugwire.testing.server import PatternBody
-from plugwire.testing.server_http2 import HIGH_WATER
-from worlds import World
+from worlds import World, until_it_waits
 
 WIDE = 1 << 30
 
@@ -167,50 +166,50 @@ def test_a_download_that_nobody_reads_holds_up_no_other(tls: bool) -> None:
 
 def test_streams_take_turns_where_the_connections_window_is_scarce() -> None:
     with Server(http_versions=("h2",)) as server, client(server) as one:
-        large = one.begin(path=f"/bytes/{WIDE}")
-        one.h2.increment_flow_control_window(WIDE, large)
+        streams = [one.begin(path=f"/bytes/{WIDE}") for _ in range(3)]
+        for stream_id in streams:
+            one.h2.increment_flow_control_window(WIDE, stream_id)
         one.flush()
 
-        def data(stream_id: int) -> int:
-            came = (event for event in one.events if isinstance(event, h2.events.DataReceived))
-            return sum(len(event.data) for event in came if event.stream_id == stream_id)
+        def came() -> list[int]:
+            data = [event for event in one.events if isinstance(event, h2.events.DataReceived)]
+            return [sum(len(event.data) for event in data if event.stream_id == stream_id) for stream_id in streams]
 
-        def read() -> None:
-            one.events += one.h2.receive_data(one.sock.recv(65536))
+        def read_until(total: int) -> list[int]:
+            heads = h2.events.ResponseReceived
+            while sum(came()) < total or sum(isinstance(event, heads) for event in one.events) < 3:
+                one.events += one.h2.receive_data(one.sock.recv(65536))  # no window is given back
+            return came()
 
-        while data(large) < 65535:
-            read()
-        small = one.begin(path="/bytes/3000")
-        given = 65535
-        while data(small) < 3000:
-            assert given < 65535 + 100_000, "the large download takes it all"
+        before = read_until(65535)
+        for number in range(1, 61):
             one.h2.increment_flow_control_window(1000)
             one.flush()
-            given += 1000
-            while data(large) + data(small) < given:
-                read()
+            after = read_until(65535 + 1000 * number)
+        assert all(now - then >= 10_000 for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_a_large_download_stops_where_the_client_does_not_read() -> None:
-    given: list[int] = []
+    given = [0]
 
     class Counted(PatternBody):
         async def receive(self, max_bytes: int = 65536) -> bytes:
-            given.append(max_bytes)
-            return await super().receive(max_bytes)
+            data = await super().receive(max_bytes)
+            given[0] += len(data)
+            return data
 
-    with (
-        Server(lambda request: AsyncResponse(200, body=Counted(WIDE)), http_versions=("h2",)) as server,
-        client(server) as one,
-    ):
+    handler = {"/": lambda request: AsyncResponse(200, body=Counted(64 << 20))}
+    with Server(handler, http_versions=("h2",)) as server, client(server) as one:
         one.h2.increment_flow_control_window(WIDE)
         stream_id = one.begin()
         one.h2.increment_flow_control_window(WIDE, stream_id)
         one.flush()
         one.until(h2.events.ResponseReceived)
-        assert server.open_connections == 1
-    # What systems buffer on loopback for one connection, both sides, is some MiB.
-    assert sum(given) < HIGH_WATER + (32 << 20)
+        for thread in threading.enumerate():
+            if thread.name.endswith(f"-0-{stream_id}"):
+                until_it_waits(thread)
+        # Beside HIGH_WATER lies what the system buffers on loopback for one connection, both sides: some MiB.
+        assert given[0] < 32 << 20
 
 
 class Waiting(Body):

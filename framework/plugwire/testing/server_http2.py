@@ -53,9 +53,6 @@ PIECE: Final = 65536
 HIGH_WATER: Final = 4 * PIECE
 NOT_NOW: Final = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
-"""What a handler may say to HTTP/1.1, and HTTP/2 has no place for (RFC 9113, 8.2.2)."""
-
 
 class Respond(Protocol):
     """The answer to a request that has come whole; never raises."""
@@ -327,6 +324,6 @@ def _text(value: str | bytes) -> str:
 
 
 def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Field lines for h2, which would encode str as UTF-8."""
-    lines = ((name.lower(), value) for name, value in fields)
-    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in lines if name not in CONNECTION_FIELDS]
+    """Field lines for h2, which would encode str as UTF-8. It makes names lower-case, and leaves out what HTTP/2 has no
+    place for, such as a handler's `Connection` (RFC 9113, 8.2.2)."""
+    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
