@@ -1,7 +1,7 @@
 """Test kits: for programs that use plugwire, and for authors of transports and plugins.
 
 - `MockTransport`, `intercept`: answers without a network.
-- `Server`: a small HTTP server on loopback, plain or TLS.
+- `Server`: a small server on loopback, HTTP/1.1 or, if asked, HTTP/2; plain or TLS.
 - `ScriptedPeer`: a peer that says and expects exact bytes, for what real servers do not do; the steps of its scripts
   are in `plugwire.testing.peer`.
 - `memory_streams`, `check_stream`: streams without sockets, and the conformance kit for streams.
