@@ -59,8 +59,10 @@ class Budget:
         self.left: int = BUDGET
 
     def spend(self, cost: int, what: str) -> None:
-        """Raises:
-        ConnectionBroken: it is used up.
+        """Pay for `what`.
+
+        Raises:
+            ConnectionBroken: there is not that much left.
         """
         self.left -= cost
         if self.left < 0:

@@ -11,6 +11,9 @@ written is collected, and taken by `take`.
     feed ----> on_head* -> on_data* -> on_trailers?         one of the last calls has the end in it,
                    `-> on_failed at any time before                or this is the end
 
+The work stands on three floors, each a file and a class over the one below: `streams` has the table, the ends and the
+windows, `receiver` what comes in, and this one what goes out.
+
 Each stream has two sides. The peer's runs through `Side` (HEAD, BODY, ENDED), ours is open or not; when both have
 ended, or either side resets it, the stream is over and leaves the table. The connection's own frames (SETTINGS, PING)
 are h2's to handle (`control`), what a header block says is judged in `checks`, what a peer may do for free has its
@@ -35,15 +38,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plugwire.errors import (
-    ConnectionClosed,
-    ReadError,
-    Refused,
-)
+from plugwire.errors import ConnectionClosed, ReadError, Refused
 from plugwire_transports.http2.checks import Head
-from plugwire_transports.http2.floods import (
-    SENT_GAIN,
-)
+from plugwire_transports.http2.floods import SENT_GAIN
 from plugwire_transports.http2.frames import (
     DEFAULT_WINDOW,
     END_HEADERS,
@@ -190,7 +187,7 @@ class Wire(Receiver):
             raise ValueError(f"stream {stream.id}: content after the end of the request")
         if type(data) is not bytes:
             view = memoryview(data)
-            data = view.cast("B") if type(view.obj) is bytes else view.tobytes()
+            data = view.cast("B") if type(view.obj) is bytes and view.c_contiguous else view.tobytes()
         size = len(data)
         if not size:
             if not ended:
