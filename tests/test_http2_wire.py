@@ -152,6 +152,12 @@ def test_a_peer_that_speaks_http11_is_named() -> None:
     wire.feed(b"HTTP/1")
     wire.eof("closed")
     assert "speaks HTTP/1.1" in str(sink.error)
+    for beginning in (b"", settings()[:5], settings() + b"HTTP/1"):
+        wire = Wire(Limits())
+        _, sink = opened(wire)
+        wire.feed(beginning)
+        wire.eof("closed")
+        assert str(sink.error) == "closed, before the response began"
 
 
 # -- requests ------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+import hpack
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -347,6 +348,39 @@ def test_what_h2_refuses_is_refused(exchanges: list[tuple[RequestHead, dict[str,
     except Error:
         return
     assert any(sink.errors for sink in sinks)
+
+
+# -- the memo of heads ---------------------------------------------------------------------------------------------
+
+pool = st.sampled_from([("x", "a"), ("x", "b"), ("server", "nginx"), ("date", "now"), ("y", "c" * 40)])
+answered = st.tuples(
+    st.sampled_from(["head", "head", "head", "reset", "trailers", "size"]),
+    st.lists(pool, max_size=4),
+    st.sampled_from([0, 40, 120, 4096]),
+)
+
+
+@given(st.lists(answered, max_size=40))
+def test_the_memo_never_changes_what_a_head_says(steps: list[tuple[str, list[tuple[str, str]], int]]) -> None:
+    """With a table that grows, shrinks and drops entries, and blocks that nobody waits for or that are trailers."""
+    wire = connected()
+    encoder = hpack.Encoder()
+    for what, fields, size in steps:
+        if what == "size":
+            if size != encoder.header_table_size:  # hpack forgets to tell of a change if the size is set twice
+                encoder.header_table_size = size
+            continue
+        stream, sink = opened(wire)
+        if what == "reset":
+            wire.reset(stream, 8)
+        encoded = encoder.encode([(":status", "200"), *fields])
+        wire.feed(frame(HEADERS, END_HEADERS | (END_STREAM if what == "head" else 0), stream.id, encoded))
+        expected: list[tuple[Any, ...]] = [("head", 200, fields, None, what == "head")] if what != "reset" else []
+        if what == "trailers":
+            wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, stream.id, encoder.encode(fields)))
+            expected.append(("trailers", [field for field in fields if field[0] != "date"]))
+        assert sink.calls == expected
+        wire.take()
 
 
 # -- both directions -----------------------------------------------------------------------------------------------
