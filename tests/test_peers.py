@@ -140,6 +140,8 @@ def test_nginx_framings(nginx: Nginx) -> None:
     assert until_close.body == SMALL
     assert "content-length" not in until_close.headers
     assert "transfer-encoding" not in until_close.headers
+    first, second = (dict(_ask(nginx, "/fresh?a").headers) for _ in range(2))
+    assert len({name for name in first if first[name] != second[name]} - {"Date"}) == 6
     compressed = _ask(nginx, "/gzip", Accept_Encoding="gzip")
     assert compressed.headers["content-encoding"] == "gzip"
     assert len(gzip.decompress(compressed.body)) == 65536

@@ -17,6 +17,7 @@ Beyond the common paths:
 `/upload/...`        PUT (201 or 204), GET and DELETE of files that lie in `Nginx.upload_directory`
 `/tls`               over TLS: `protocol alpn reused-or-. server-name`
 `/client`            on `mutual_tls_port`: the subject of the client's certificate
+`/fresh?...`         `SMALL`, with six fields whose values no other response has
 ===================  ==============================================================================================
 
 `/small` also gives 416. What lies in `/upload/` is read by sendfile, so a file put there is a source of any size.
@@ -103,6 +104,15 @@ _SERVER = """
         location = /redirect/303 {{ return 303 /small; }}
         location = /redirect/307 {{ return 307 /small; }}
         location = /redirect/308 {{ return 308 /small; }}
+        location = /fresh {{
+            alias {content}/small.txt;
+            add_header X-Request-Id $request_id;
+            add_header Traceparent "00-$request_id-$connection_requests-01";
+            add_header Set-Cookie "session=$request_id; Path=/; HttpOnly";
+            add_header Link "</style-$request_id.css>; rel=preload; as=style";
+            add_header Content-Location "/fresh/$request_id";
+            add_header X-Served-By "cache-$request_id.example";
+        }}
         location = /method {{ return 200 "$request_method"; }}
         location = /host {{ return 200 "$http_host"; }}
         location = /from {{ return 200 "$remote_addr"; }}
