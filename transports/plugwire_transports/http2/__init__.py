@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class KeepAlive(NamedTuple):
-    """interval: seconds without a byte from the peer, after which it is asked. patience: seconds it may take to answer."""
+    """interval: seconds without a byte from the peer, after which it is asked. patience: seconds that it may take to
+    answer."""
 
     interval: float
     patience: float

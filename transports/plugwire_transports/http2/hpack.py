@@ -39,6 +39,9 @@ from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+# The package before its parts: while another thread imports it (h2 does), a part by itself deadlocks with that, and
+# Python gets out of a deadlock of imports by handing out a half-made module.
+import hpack  # noqa: F401  # pyright: ignore[reportUnusedImport]  # for its effect
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.table import HeaderTable
 
