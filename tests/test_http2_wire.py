@@ -553,8 +553,25 @@ def test_the_memo_of_heads_follows_the_table() -> None:
     assert len(wire._decoder._decoder._entries) == 3
 
 
+def test_the_memo_of_heads_forgets_all_when_the_table_moves() -> None:
+    """Also what is asked for only after something else was remembered again."""
+    wire = connected()
+    add_a, add_b = b"\x88\x40\x01x\x01a", b"\x88\x40\x01x\x01b"
+    seen = []
+    for encoded in (add_a, b"\x88\xbe", add_b, b"\x89", b"\x89", b"\x88\xbe"):
+        stream, sink = opened(wire)
+        wire.feed(frame(HEADERS, END_HEADERS | END_STREAM, stream.id, encoded))
+        seen += [value for _, value in sink.calls[0][2]]
+    assert seen == ["a", "a", "b", "b"]
+
+
 def test_long_heads_are_not_remembered() -> None:
     wire = connected()
+    for _ in range(2):
+        opened(wire, GET._replace(path="/" * 1025))
+        opened(wire, GET._replace(fields=(("x", "|" * 1100, Indexing.WITHOUT),)))
+    assert set(wire._encoder._paths) == {None, "/path?q"}
+    assert not wire._encoder._frames or all(len(behind) < 1024 for _, behind, _ in wire._encoder._frames.values())
     stream, _ = opened(wire)
     wire.feed(head(stream.id, ("x", "y" * 1100), ended=True))
     assert not wire._decoder._known
