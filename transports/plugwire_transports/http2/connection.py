@@ -686,18 +686,19 @@ class HTTP2Connection(Connection):
         """Bring what the pool looks at up to date; `_settle` tells it, after the lock."""
         wire = self._wire
         open_streams = wire.open_streams
+        has_news = self.is_closed
         if self.is_closed:
             capacity, is_idle = 0, True
-            self._has_news = True
         else:
             if not self.is_draining and (wire.is_draining or self._is_last):
-                self.is_draining = self._has_news = True
+                self.is_draining = has_news = True
             capacity = 0 if self.is_draining else max(wire.max_streams - open_streams, 0)
             is_idle = open_streams == 0
-        if capacity > self.capacity or (is_idle and not self.is_idle):
-            self._has_news = True
+        has_news = has_news or capacity > self.capacity or (is_idle and not self.is_idle)
         self.capacity = capacity
         self.is_idle = is_idle
+        if has_news:  # last: another thread may settle at once, and must find what there is to be told
+            self._has_news = True
 
     def settle(self) -> None:
         """After a step, without the lock: what finalisers left, and what the pool must know."""
