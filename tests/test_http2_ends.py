@@ -11,6 +11,7 @@ import pytest
 from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
 
 import plugwire
+from faces import bare as undressed
 from h2_peer import Conversation, H2Peer
 from peers import nginx as _nginx
 from plugwire import ConnectionClosed, Limits, ReadError, StreamReset, Timeout
@@ -24,6 +25,11 @@ NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL, CALM = 0, 2, 7, 8, 11
 
 def bare(world: World, **more: Any) -> Any:
     return world.session(http_versions=H2, defaults=False, **more)
+
+
+def connections(session: Any) -> list[Any]:
+    """The connections of a session."""
+    return list(undressed(session)._engine.pool._live.values())
 
 
 async def waits_for(world: World, event: threading.Event) -> None:
@@ -545,3 +551,207 @@ async def test_rotation_is_not_seen_by_many_at_once(world: World, nginx: _nginx.
         await world.gather(*[ask] * 12)
         assert len(ids) >= 5
         assert session.stats().waiting == 0
+
+
+# -- the peer's limit of streams ------------------------------------------------------------------------------------
+
+
+async def test_a_limit_that_comes_after_more_were_opened(world: World) -> None:
+    """Eight go out before the peer has said that it takes two: it refuses six, which are asked again."""
+    lock = threading.Lock()
+    opened: list[int] = []
+
+    def script(h2: Conversation) -> None:
+        h2.await_preface()
+        h2.answers = True
+        streams = [h2.await_headers() for _ in range(8)]
+        with lock:
+            opened.append(len(streams))
+        h2.send_settings(max_concurrent_streams=2)
+        for stream, _ in streams[2:]:
+            h2.rst(stream, REFUSED_STREAM)
+        h2.await_frame(SettingsFrame, flag="ACK")
+        for stream, fields in streams[:2]:
+            h2.respond(stream, 200, fields[":path"].encode())
+        answered = 2
+        while answered < 8:
+            stream, fields = h2.await_headers()
+            h2.respond(stream, 200, fields[":path"].encode())
+            answered += 1
+
+    with H2Peer(script, handshake=False) as peer:
+        async with bare(world, limits=ONE) as session:
+            responses = await world.gather(
+                *(lambda n=n: session.post(f"{peer.url}/{n}", content=b"content") for n in range(8))
+            )
+            assert [response.text for response in responses] == [f"/{n}" for n in range(8)]
+            assert session.stats()[:3] == (1, 1, 0)
+    assert opened == [8]
+
+
+async def test_a_limit_is_kept_lowered_and_raised(world: World) -> None:
+    """Never more than the limit at once on the only connection; what waits goes on when it is raised."""
+
+    def script(h2: Conversation) -> None:
+        known, _ = h2.await_headers()
+        h2.respond(known, 200, b"known")
+        # As many as the limit of 4 come, and no more.
+        streams = [h2.await_headers() for _ in range(4)]
+        h2.sync()
+        assert len(h2.fields) == 5
+        # Lowered while 4 are open: the next one comes only when a single one is left, and that has ended.
+        h2.send_settings(max_concurrent_streams=1)
+        h2.await_frame(SettingsFrame, flag="ACK")
+        for stream, _ in streams[:3]:
+            h2.respond(stream, 200, b"first")
+        h2.sync()
+        assert len(h2.fields) == 5
+        h2.respond(streams[3][0], 200, b"first")
+        stream, _ = h2.await_headers()
+        h2.sync()
+        assert len(h2.fields) == 6
+        # Raised: everybody comes, though nothing has ended.
+        h2.send_settings(max_concurrent_streams=100)
+        rest = [h2.await_headers()[0] for _ in range(5)]
+        for one in (stream, *rest):
+            h2.respond(one, 200, b"second")
+
+    with H2Peer(script, settings={"max_concurrent_streams": 4}) as peer:
+        async with bare(world, limits=ONE) as session:
+            assert (await session.get(peer.url)).text == "known"
+            responses = await world.gather(*[lambda: session.get(peer.url)] * 10)
+            assert sorted(response.text for response in responses) == ["first"] * 4 + ["second"] * 6
+            assert session.stats()[:3] == (1, 1, 0)
+        assert peer.accepted == 1
+
+
+async def test_a_limit_of_0_for_a_while(world: World) -> None:
+    """With a stream open who reads: the others wait, and go on when the limit rises."""
+    held, waiting = threading.Event(), threading.Event()
+
+    def script(h2: Conversation) -> None:
+        first, _ = h2.await_headers()
+        h2.send_settings(max_concurrent_streams=0)
+        h2.await_frame(SettingsFrame, flag="ACK")
+        held.set()
+        h2.wait_for(waiting)
+        h2.sync()
+        assert len(h2.fields) == 1
+        h2.send_settings(max_concurrent_streams=1)
+        h2.await_frame(SettingsFrame, flag="ACK")
+        h2.respond(first, 200, b"first")
+        for _ in range(2):
+            stream, _ = h2.await_headers()
+            h2.respond(stream, 200, b"second")
+
+    with H2Peer(script) as peer:
+        async with bare(world, limits=ONE) as session:
+            first = world.in_background(session.get, peer.url)
+            await waits_for(world, held)
+            others = [world.in_background(session.get, peer.url) for _ in range(2)]
+            await world.settle()
+            assert session.stats().waiting == 2
+            waiting.set()
+            assert [(await one.result()).text for one in (first, *others)] == ["first", "second", "second"]
+        assert peer.accepted == 1
+
+
+async def test_a_peer_that_takes_no_streams_at_all(world: World) -> None:
+    """Its limit of 0 stands in its first SETTINGS, and it refuses: no endless loop, and the next one is asked."""
+
+    def script(h2: Conversation) -> None:
+        for stream, _ in h2.requests():
+            h2.rst(stream, REFUSED_STREAM)
+
+    with H2Peer(script, settings={"max_concurrent_streams": 0}, repeat=True) as peer:
+        async with bare(world, limits=ONE) as session:
+            with pytest.raises(plugwire.Error) as caught:
+                await session.get(peer.url)
+            assert caught.value.request is not None
+            assert session.stats().waiting == 0
+    assert peer.accepted <= 25
+
+
+async def test_a_connection_whose_numbers_are_used_up_retires(world: World) -> None:
+    def script(h2: Conversation) -> None:
+        first, _ = h2.await_headers()
+        h2.respond(first, 200, b"first")
+        last, _ = h2.await_headers()
+        assert last == MAX_STREAM_ID
+        h2.respond(last, 200, b"last")
+
+    with H2Peer(script, until_it_goes) as peer:
+        async with bare(world) as session:
+            assert (await session.get(peer.url)).text == "first"
+            (connection,) = connections(session)
+            connection._wire._next_id = MAX_STREAM_ID
+            assert (await session.get(peer.url)).text == "last"
+            assert session.stats()[:3] == (0, 0, 0)
+            assert (await session.get(f"{peer.url}/next")).text == "/next"
+
+
+# -- leases --------------------------------------------------------------------------------------------------------
+
+
+async def asked(handle: Any, path: str) -> Any:
+    """A response over the handle's connection, read."""
+    response = await handle.open_request("GET", path).send()
+    await response.read()
+    return response
+
+
+async def test_a_lease_takes_several_requests_at_once(world: World) -> None:
+    def script(h2: Conversation) -> None:
+        streams = [h2.await_headers() for _ in range(5)]
+        for stream, fields in reversed(streams):
+            h2.respond(stream, 200, fields[":path"].encode())
+
+    with H2Peer(script) as peer:
+        async with bare(world) as session, await session.connect(peer.url) as handle:
+            responses = await world.gather(*(lambda n=n: asked(handle, f"/{n}") for n in range(4)), *[
+                lambda: session.get(f"{peer.url}/shared")
+            ])  # fmt: skip
+            assert [response.text for response in responses] == ["/0", "/1", "/2", "/3", "/shared"]
+            assert len({response.connection.id for response in responses}) == 1
+            assert session.stats().open == 1
+
+
+async def test_a_lease_is_busy_at_the_limit_alone(world: World) -> None:
+    def script(h2: Conversation) -> None:
+        one, _ = h2.await_headers()
+        h2.respond(one, 200, b"one")
+        streams = []
+        for _ in range(2):
+            streams.append(h2.await_headers()[0])
+            h2.headers(streams[-1], [(":status", "200")])
+        for stream in streams:
+            h2.await_frame(RstStreamFrame, stream)
+        last, _ = h2.await_headers()
+        h2.respond(last, 200, b"last")
+
+    with H2Peer(script, settings={"max_concurrent_streams": 2}) as peer:
+        async with bare(world) as session, await session.connect(peer.url) as handle:
+            assert (await asked(handle, "/")).text == "one"
+            open_ones = [await handle.open_request("GET", "/").send() for _ in range(2)]
+            with pytest.raises(plugwire.Busy, match="no further request"):
+                await asked(handle, "/")
+            for response in open_ones:
+                await response.close()
+            assert (await asked(handle, "/")).text == "last"
+
+
+async def test_a_lease_dials_anew_after_goaway(world: World) -> None:
+    def first(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.respond(stream, 200, b"first")
+        h2.goaway(stream)
+
+    with H2Peer(first, until_it_goes) as peer:
+        async with bare(world) as session, await session.connect(peer.url) as handle:
+            one = await asked(handle, "/")
+            two = await asked(handle, "/two")
+            assert (one.text, two.text) == ("first", "/two")
+            assert one.connection.id != two.connection.id
+            assert (await asked(handle, "/three")).connection.id == two.connection.id
+            assert session.stats().open == 1
+        assert peer.accepted == 2
