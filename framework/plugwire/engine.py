@@ -308,6 +308,8 @@ class Engine:
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
             except Error as error:
+                if inner is not None and inner.is_aborted:
+                    raise  # the loser of a race, on its way out
                 if error.replayable and error.request in (None, request):
                     # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method. (With
                     # another request in it, it is the error of another call, from which the content was to come.)
