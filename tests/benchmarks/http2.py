@@ -67,24 +67,40 @@ def cold(url: str) -> Callable[[], Ask]:
     return ask
 
 
-Client = Callable[[Callable[[], Ask], float], float]
-"""Does what is asked for so many seconds; microseconds of wall time for one."""
+class Spent(NamedTuple):
+    """Microseconds for a request or a MiB. What the client's process computes hardly changes on a machine with other
+    work to do, unlike the wall time."""
 
-
-class Moved(NamedTuple):
-    """Microseconds for a MiB."""
-
-    cpu: float
     wall: float
+    cpu: float
 
 
-def moved(seconds: float, once: Callable[[], int]) -> Moved:
+class Metered:
+    """Looks at the CPU time of the process with every fiftieth request that is asked for."""
+
+    def __init__(self, asks: Callable[[], Ask]) -> None:
+        self._asks = asks
+        self._numbers = itertools.count()
+        self._marks: list[float] = []
+
+    def __call__(self) -> Ask:
+        if not next(self._numbers) % 50:
+            self._marks.append(time.process_time())
+        return self._asks()
+
+    def cpu(self) -> float:
+        """For one request, the first 100 left out."""
+        marks = self._marks[2:]
+        return (marks[-1] - marks[0]) / (len(marks) - 1) / 50 * 1e6
+
+
+def moved(seconds: float, once: Callable[[], int]) -> Spent:
     once()
     size, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
         size += once()
     mib = size / MIB
-    return Moved((time.process_time() - cpu) / mib * 1e6, (time.perf_counter() - wall) / mib * 1e6)
+    return Spent((time.perf_counter() - wall) / mib * 1e6, (time.process_time() - cpu) / mib * 1e6)
 
 
 def tls_context() -> ssl.SSLContext:
@@ -202,7 +218,7 @@ def bare_sequential(asks: Callable[[], Ask], seconds: float) -> float:
         loop.close()
 
 
-def bare_bulk(url: str, seconds: float) -> Moved:
+def bare_bulk(url: str, seconds: float) -> Spent:
     loop = BareLoop(url)
     try:
         return moved(seconds, lambda: loop.get(Ask(url, None)))
@@ -325,7 +341,7 @@ def plugwire_asyncio(asks: Callable[[], Ask], seconds: float) -> float:
     return asyncio.run(main())
 
 
-def plugwire_bulk(url: str, seconds: float) -> Moved:
+def plugwire_bulk(url: str, seconds: float) -> Spent:
     import plugwire
 
     buffer = bytearray(BUFFER)
@@ -430,7 +446,7 @@ def pycurl_multi(asks: Callable[[], Ask], seconds: float) -> float:
     return (time.perf_counter() - begin) / count * 1e6
 
 
-def pycurl_bulk(url: str, seconds: float) -> Moved:
+def pycurl_bulk(url: str, seconds: float) -> Spent:
     import pycurl
 
     curl = new_curl()
@@ -495,7 +511,7 @@ def pyreqwest_asyncio(asks: Callable[[], Ask], seconds: float) -> float:
     return asyncio.run(main())
 
 
-def pyreqwest_bulk(url: str, seconds: float) -> Moved:
+def pyreqwest_bulk(url: str, seconds: float) -> Spent:
     from pyreqwest.client import SyncClientBuilder
 
     with set_up(SyncClientBuilder()).build() as client:
@@ -544,7 +560,7 @@ def httpx2_asyncio(asks: Callable[[], Ask], seconds: float) -> float:
     return asyncio.run(main())
 
 
-def httpx2_bulk(url: str, seconds: float) -> Moved:
+def httpx2_bulk(url: str, seconds: float) -> Spent:
     import httpx2
 
     with httpx2.Client(http1=False, http2=True, verify=tls_context()) as client:
@@ -598,11 +614,13 @@ CASES: dict[str, Clients] = {
 }
 
 
-def run_one(case: str, client: str, url: str, seconds: float) -> object:
+def run_one(case: str, client: str, url: str, seconds: float) -> Spent:
     run = CASES[case][client][1]
     if case == "bulk":
-        return run(url, seconds)
-    return run((cold if case.endswith("cold") else warm)(url), seconds)
+        spent: Spent = run(url, seconds)
+        return spent
+    asks = Metered((cold if case.endswith("cold") else warm)(url))
+    return Spent(run(asks, seconds), asks.cpu())
 
 
 def main() -> None:
@@ -635,12 +653,10 @@ def main() -> None:
 
                 clients = [client for client in installed(CASES[case]) if client not in arguments.without]
                 found = in_turn(clients, arguments.rounds, once)
-                if case != "bulk":
-                    print_ratios(f"{case}, us per small GET", found)
-                    continue
-                for place, name in enumerate(Moved._fields):
+                of = "MiB" if case == "bulk" else "small GET"
+                for place, name in enumerate(Spent._fields):
                     figures = {client: [one[place] for one in values] for client, values in found.items()}
-                    print_ratios(f"bulk, {name} us per MiB", figures)
+                    print_ratios(f"{case}, us of {name} time per {of}", figures)
 
 
 if __name__ == "__main__":
