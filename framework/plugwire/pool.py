@@ -999,8 +999,15 @@ class Pool:
             and not connection.is_closed
         ):
             return  # it has room, nobody waits for it, and it is not idle
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            # A finaliser that ends a stream inside of a step of this very thread must not wait. Who holds the lock
+            # looks again.
+            self._lost(connection)
+            return
+        try:
             outcome = self._table.settle(connection, self._now())
+        finally:
+            self._lock.release()
         if outcome.closing or outcome.woken or self._table.lost:
             self._carry_out(outcome)
 

@@ -625,6 +625,10 @@ class HTTP2Connection(Connection):
                     self._bury()
             finally:
                 self.lock.release()
+        # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
+        if not self._dropped:
+            self._has_news = False
+            self._changed(self)
 
     def _bury(self) -> None:
         while self._dropped:

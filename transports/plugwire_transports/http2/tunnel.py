@@ -7,7 +7,7 @@ from errno import ECONNABORTED, ECONNRESET, EPIPE
 from typing import TYPE_CHECKING, TypeVar
 
 from plugwire import Error
-from plugwire.protocols import SOCKET, TLS, Stream
+from plugwire.protocols import SOCKET, TLS, Busy, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ class TunnelStream(Stream):
         self._is_over = False
         self._wants_end = False
         self._is_nudged = False
+        self._has_waiter = False
 
     # -- moves -----------------------------------------------------------------------------------------------------
 
@@ -52,12 +53,13 @@ class TunnelStream(Stream):
 
     def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
         self._check()
-        pieces = [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
-        for piece in pieces:
-            view = memoryview(piece).cast("B")
-            if view:
-                self._kept.append(view)
-                self._unsent += len(view)
+        if type(data) is not bytes:
+            # One piece, of which nobody else has a hold: each would be a frame of its own, and what does not go out now
+            # is kept, while the caller may write to his buffer again.
+            data = bytes(data) if isinstance(data, (bytes, bytearray, memoryview)) else b"".join(data)
+        if data:
+            self._kept.append(memoryview(data))
+            self._unsent += len(data)
         self._push()
 
     @property
@@ -87,6 +89,8 @@ class TunnelStream(Stream):
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
         self._check()
+        if self._has_waiter:
+            raise Busy("somebody else waits on this tunnel already: a stream has one user at a time")
         exchange, connection = self._exchange, self._connection
 
         def ready() -> bool:
@@ -97,12 +101,15 @@ class TunnelStream(Stream):
                 or self._is_nudged
             )
 
+        self._has_waiter = True
         try:
             await connection.wait_for(exchange, ready, at)
         except Error as error:
             if isinstance(error, TimeoutError):
                 raise
             raise ConnectionResetError(ECONNRESET, str(error)) from error
+        finally:
+            self._has_waiter = False
         self._is_nudged = False
         self._check()
 
