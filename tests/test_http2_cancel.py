@@ -7,21 +7,18 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
-from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame, WindowUpdateFrame
 
 import plugwire
 from faces import bare as undressed
-from h2_peer import ClientClosed, Conversation, H2Peer
+from h2_peer import Conversation, H2Peer
 from plugwire import Cancelled, Error, Limits, SessionClosed, Timeout
-from plugwire.runtimes.blocking_stream import BlockingStream
-from plugwire.testing import PeerFailure
 from plugwire_transports.http2 import receiver
 from test_cancellation import Calls
 from third_party.hedging import Hedging
@@ -286,7 +283,7 @@ async def test_the_loser_of_a_race_ends_alone(world: World) -> None:
 
 async def test_closing_the_session_wakes_all(world: World) -> None:
     """Heads pending, bodies half read, uploads that wait for window, and one that waits in the pool."""
-    bodies, uploads = threading.Event(), threading.Event()
+    _bodies, uploads = threading.Event(), threading.Event()
 
     def script(h2: Conversation) -> None:
         known, _ = h2.await_headers()

@@ -4,17 +4,17 @@ move, numbers that run out. What the peer did not begin with is asked again and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 
 import plugwire
 from faces import bare as undressed
 from h2_peer import Conversation, H2Peer
 from peers import nginx as _nginx
-from plugwire import ConnectionClosed, Limits, ReadError, StreamReset, Timeout
+from plugwire import ConnectionClosed, Limits, ReadError, StreamReset
 from plugwire_transports.http2.frames import MAX_STREAM_ID
 from worlds import World
 
@@ -116,7 +116,7 @@ async def test_the_peer_leaves_in_two_steps(world: World) -> None:
 
     def first(h2: Conversation) -> None:
         one, _ = h2.await_headers()
-        two, _ = h2.await_headers()
+        _two, _ = h2.await_headers()
         h2.goaway(2**31 - 1)
         h2.sync()
         assert len(h2.fields) == 2
@@ -189,12 +189,12 @@ async def test_goaway_while_idle_is_noticed_before_reuse(world: World, code: int
 
 async def test_a_peer_that_finds_us_too_demanding_is_not_asked_again_at_once(world: World) -> None:
     def first(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
+        _stream, _ = h2.await_headers()
         h2.goaway(0, CALM, b"too_many_pings")
 
     with H2Peer(first, until_it_goes) as peer:
         async with bare(world) as session:
-            with pytest.raises(StreamReset, match="too demanding.*ENHANCE_YOUR_CALM.*too_many_pings") as caught:
+            with pytest.raises(StreamReset, match=r"too demanding.*ENHANCE_YOUR_CALM.*too_many_pings") as caught:
                 await session.get(peer.url)
             assert (caught.value.code, caught.value.phase, caught.value.sent) == (CALM, "head", True)
             assert session.stats()[:3] == (0, 0, 0)
@@ -227,7 +227,9 @@ async def test_goaway_with_an_error_and_a_close_is_named(world: World, begun: bo
 
     with H2Peer(first, until_it_goes) as peer:
         async with bare(world) as session:
-            with pytest.raises(ReadError if begun else ConnectionClosed, match="INTERNAL_ERROR.*out of order") as caught:
+            with pytest.raises(
+                ReadError if begun else ConnectionClosed, match=r"INTERNAL_ERROR.*out of order"
+            ) as caught:
                 await session.get(peer.url)
             assert (caught.value.phase, caught.value.sent) == ("body" if begun else "head", True)
             assert caught.value.replayable
@@ -237,7 +239,7 @@ async def test_goaway_with_an_error_and_a_close_is_named(world: World, begun: bo
 
 async def test_all_that_wait_are_told_when_the_peer_goes(world: World) -> None:
     """Heads pending, a body half read, an upload without window."""
-    upload, body = threading.Event(), threading.Event()
+    body = threading.Event()
 
     def first(h2: Conversation) -> None:
         streams = {fields[":path"]: stream for stream, fields in (h2.await_headers() for _ in range(3))}
@@ -317,7 +319,9 @@ async def test_a_refused_body_that_can_be_sent_once_is_an_error(world: World) ->
         assert peer.accepted == 1
 
 
-@pytest.mark.parametrize(("code", "name"), [(1, "PROTOCOL_ERROR"), (8, "CANCEL"), (13, "HTTP_1_1_REQUIRED"), (77, "77")])
+@pytest.mark.parametrize(
+    ("code", "name"), [(1, "PROTOCOL_ERROR"), (8, "CANCEL"), (13, "HTTP_1_1_REQUIRED"), (77, "77")]
+)
 async def test_a_reset_names_its_code_before_the_head(world: World, code: int, name: str) -> None:
     def script(h2: Conversation) -> None:
         stream, _ = h2.await_headers()
@@ -525,9 +529,7 @@ async def test_every_request_in_flight_on_a_reused_connection_is_replayed(world:
 # -- rotation by nginx ---------------------------------------------------------------------------------------------
 
 
-async def test_rotation_is_not_seen_by_one_who_asks_again_and_again(
-    world: World, nginx: _nginx.Nginx, ca: Any
-) -> None:
+async def test_rotation_is_not_seen_by_one_who_asks_again_and_again(world: World, nginx: _nginx.Nginx, ca: Any) -> None:
     async with world.session(http_versions=H2, tls=plugwire.TLSConfig(ca_file=str(ca.cert_pem))) as session:
         ids = []
         for _ in range(45):
