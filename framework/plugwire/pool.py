@@ -584,9 +584,10 @@ class Table:
         """The route's connection that was used last, taken out; None if all have lived too long."""
         lifetime = self.limits.max_lifetime
         while lane.idle:
+            # Each may be missing where an interrupt came before; `Table.idle`, the last one, is what `clear` goes by.
             slot, _ = lane.idle.popitem()
-            del lane.places.idle[slot]
-            del self.idle[slot]
+            lane.places.idle.pop(slot, None)
+            self.idle.pop(slot, None)
             if lifetime is None or now < slot.made_at + lifetime:
                 return slot
             self._close_idle(slot, f"older than max_lifetime={lifetime:g} s")
@@ -722,9 +723,9 @@ class Table:
 
     def _evict(self, slot: Slot, reason: str) -> None:
         """Close an idle connection, and take its place back."""
-        del self.idle[slot]
-        del slot.lane.idle[slot]
-        del slot.lane.places.idle[slot]
+        slot.lane.idle.pop(slot, None)
+        slot.lane.places.idle.pop(slot, None)
+        self.idle.pop(slot, None)
         self._close_idle(slot, reason)
 
     def _close_idle(self, slot: Slot, reason: str) -> None:
