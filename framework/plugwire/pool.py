@@ -305,6 +305,9 @@ class Table:
         none outside of its run, or in another thread)."""
         self._closing: list[tuple[Connection, str]] = []
         self._woken: list[Waiter] = []
+        self._yielding: dict[Lane, None] = {}
+        """Lanes that hold back who queues (rule 12), as far as steps have seen it."""
+        self._has_line_moved = False
 
     # -- steps
 
@@ -335,6 +338,8 @@ class Table:
             if lane.idle and not fresh:
                 slot = self._newest_idle(lane, now)
                 if slot is not None:
+                    if not self._closing:
+                        return Outcome(slot, None, (), (), None)
                     return self._outcome(slot)
                 # All were too old, and closing the last one may have forgotten the route.
                 lane = self.lanes.get(route) or self._lane(route, False)
@@ -353,6 +358,7 @@ class Table:
         route = lane.route
         if lane.waiting:
             self._serve_lane(lane, now)
+            self._go_on(now)
         if not lane.waiting:
             found = self._open_with_room(lane, now) if lane.open and not self._yields(lane, inf, now) else None
             if found is not None:
@@ -364,7 +370,8 @@ class Table:
                         self._scout(slot, now)
                         return self._outcome(slot)
                     lane = self.lanes.get(route) or self._lane(route, True)
-                if not lane.scouts:
+                # Who wants a fresh one and leaves idle ones alone does not queue beside them (rule 4).
+                if not lane.scouts or lane.idle:
                     slot = self._room(lane, now)
                     if slot is not None:
                         self._scout(slot, now)
@@ -385,7 +392,9 @@ class Table:
         lane = slot.lane
         self._end_scouting(slot)
         share: Share | None = None
-        if slot.is_shared or connection.capacity > 1:
+        if connection.capacity < 1:
+            pass  # it says so itself, to who uses it; of its kind that tells nothing
+        elif slot.is_shared or connection.capacity > 1:
             if not slot.is_shared:
                 slot.is_shared = True
                 lane.shared += 1
@@ -421,6 +430,7 @@ class Table:
             self._serve_lane(lane, now)
             if lane.scouts and not lane.in_line and now >= lane.scouted_at + COMPANY:
                 self._promote(lane, now, company=True)
+            self._go_on(now)
         return self._outcome(None)
 
     def give_back(self, slot: Slot, connection: Connection, now: float) -> Outcome:
@@ -447,6 +457,7 @@ class Table:
                 slot.lane = ticket.lane
                 self._grant(ticket, slot, now)
                 self._leave_lane(lane)
+                self._go_on(now)
                 return self._outcome(None)
         if ready is not None:
             return self._give_up(slot, "its place was needed for another origin", now)
@@ -489,6 +500,7 @@ class Table:
             if lane.waiting:
                 self._promote(lane, now)
             self._leave_lane(lane)
+            self._go_on(now)
         elif slot is not None:
             ticket.state = TicketState.GONE
             connection, slot.connection = slot.connection, None
@@ -572,6 +584,7 @@ class Table:
         lane.users -= 1
         if not lane.users:
             self.lanes.pop(lane.route, None)
+            self._yielding.pop(lane, None)
             places = lane.places
             if not places.count and not places.waiters:
                 self.origins.pop(places.origin, None)
@@ -658,6 +671,7 @@ class Table:
         lane = ticket.lane
         if ticket.is_in_line:
             ticket.is_in_line = False
+            self._has_line_moved = True
             if lane.may_queue:
                 lane.in_line -= 1
             del lane.places.waiters[ticket]
@@ -669,12 +683,13 @@ class Table:
         while self.count < self.limits.max_connections:
             places = self._oldest_ready()
             if places is None:
-                return
+                break
             ticket = next(iter(places.waiters))
             self.count += 1
             places.count += 1
             heapq.heappop(self._ready)
             self._grant(ticket, Slot(ticket.lane, now, self.lose), now)
+        self._go_on(now)
 
     def _push(self, places: OriginPlaces) -> None:
         """The origin lacks nothing but a place in the total, as far as this step knows."""
@@ -752,16 +767,30 @@ class Table:
         """Whether one who would use a shared connection of `lane`, and came as the `number`th, leaves it to somebody
         older, from elsewhere, who needs its place (rule 12)."""
         places = lane.places
+        oldest: Ticket | None = None
         if places.waiters:
             oldest = next(iter(places.waiters))
-            if oldest.lane is not lane and oldest.number < number and is_turn(now - oldest.since):
-                return True
-        if self._ready:
+            if oldest.lane is lane or oldest.number > number or not is_turn(now - oldest.since):
+                oldest = None
+        if oldest is None and self._ready:
             ready = self._oldest_ready()
             if ready is not None and ready is not places:
                 oldest = next(iter(ready.waiters))
-                return oldest.number < number and is_turn(now - oldest.since)
-        return False
+                if oldest.number > number or not is_turn(now - oldest.since):
+                    oldest = None
+        if oldest is None:
+            return False
+        self._yielding[lane] = None
+        return True
+
+    def _go_on(self, now: float) -> None:
+        """The line has moved: those who were held back for the sake of somebody in it look again. This costs as much as
+        there are lanes that hold back, which are few but for pools whose places are all taken."""
+        while self._has_line_moved:
+            self._has_line_moved = False
+            for lane in list(self._yielding):
+                self._yielding.pop(lane, None)
+                self._serve_lane(lane, now)
 
     def _open_with_room(self, lane: Lane, now: float) -> tuple[Connection, Slot] | None:
         """A shared connection that takes one more, the newest first; None if there is none. Those that take none are
@@ -975,10 +1004,10 @@ class Pool:
             self._settle(connection, slot)
             return
         is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
-        if not is_over and (slot.leases or slot.is_scout or not connection.is_idle or connection.capacity < 1):
+        if not is_over and (slot.leases or not connection.is_idle or connection.capacity < 1):
             return
         with self._lock:
-            if connection.place is not slot or slot.is_shared:
+            if connection.place is not slot:
                 return  # another thread saw the same change
             connection.place = None
             if is_over:

@@ -1,0 +1,569 @@
+"""Connections that take several requests at once: the pool's decisions as a state machine held against a model, and
+the pool at work with a transport whose connections take several requests each."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from typing import Any
+from weakref import WeakSet
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from plugwire.config import Limits
+from plugwire.pool import COMPANY, Pool, Share, Slot, Ticket, TicketState, is_turn
+from plugwire.protocols import ConnectionInfo, connection_ids
+from plugwire.route import Route
+from plugwire.url import URL
+
+A, B = (Route(URL(f"https://{name}.example").origin) for name in "ab")
+A2 = Route(A.origin, local_address="192.0.2.1")
+ROUTES = [A, A2, B]
+
+
+class Fake:
+    """A connection that the test opens and ends streams of."""
+
+    def __init__(self, route: Route, limit: int) -> None:
+        self.route = route
+        self.limit = limit
+        self.streams = 0
+        self.place: Any = None
+        self.is_draining = False
+        self.is_closed = False
+        self.info = ConnectionInfo(next(connection_ids), "fake")
+
+    @property
+    def capacity(self) -> int:
+        return 0 if self.is_draining or self.is_closed else max(self.limit - self.streams, 0)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.streams == 0
+
+    def close(self) -> None:
+        assert not self.is_closed, "closed twice"
+        assert not self.streams, "closed in use"
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = True
+        self.streams = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.info.id}: {self.streams} of {self.limit}>"
+
+
+class Sleeper:
+    """A waiter that counts."""
+
+    def __init__(self) -> None:
+        self.wakes = 0
+
+    def wake(self) -> None:
+        self.wakes += 1
+
+
+class Use:
+    """A request on a connection: granted, then its stream is open, then its send has returned; the last two may come in
+    either order."""
+
+    def __init__(self, connection: Any, share: Share | None) -> None:
+        self.connection = connection
+        self.share = share
+        self.has_begun = False
+        self.has_ended = False
+
+
+class Machine(RuleBasedStateMachine):
+    """All that callers, peers and the collector may do to the pool, one after the other."""
+
+    @initialize(
+        total=st.integers(1, 4),
+        per_origin=st.none() | st.integers(1, 2),
+        idle=st.integers(0, 3),
+        idle_timeout=st.none() | st.integers(1, 8),
+        lifetime=st.none() | st.integers(1, 12),
+        may_share=st.booleans(),
+    )
+    def begin(
+        self,
+        total: int,
+        per_origin: int | None,
+        idle: int,
+        idle_timeout: int | None,
+        lifetime: int | None,
+        may_share: bool,
+    ) -> None:
+        self.limits = Limits(
+            max_connections=total,
+            max_connections_per_origin=per_origin,
+            max_idle=idle,
+            idle_timeout=idle_timeout,
+            max_lifetime=lifetime,
+        )
+        self.may_share = may_share
+        self.now = 0.0
+        self.pool = Pool(self.limits, lambda: self.now, lambda connection, reason: None)
+        self.table = self.pool._table
+        self.dialling: list[Slot] = []
+        self.uses: list[Use] = []
+        self.leases: list[Any] = []
+        self.tickets: list[Ticket] = []  # waiting or granted, in the order in which they asked
+        self.granted: set[Ticket] = set()
+        self.connections: WeakSet[Any] = WeakSet()
+
+    # -- what came of a step
+
+    def look(self) -> None:
+        """Check the grants of a step."""
+        waiting = [ticket for ticket in self.tickets if ticket.state is TicketState.WAITING]
+        for ticket in self.tickets:
+            if ticket.state is not TicketState.GRANTED or ticket in self.granted:
+                continue
+            self.granted.add(ticket)
+            assert ticket.waiter.wakes == 1, "granted and not woken"  # type: ignore[attr-defined]
+            assert (ticket.slot is None) != (ticket.share is None)
+            for older in self.tickets[: self.tickets.index(ticket)]:
+                assert older.state is not TicketState.WAITING or older.lane is not ticket.lane, "not FIFO in the lane"
+            if ticket.share is not None:
+                self.check_share(ticket.share, ticket.lane.route)
+                continue
+            assert ticket.slot is not None
+            assert ticket.slot.lane is ticket.lane
+            if ticket.is_fresh and ticket.slot.connection is not None:
+                assert ticket.slot.is_shared, "a fresh one was asked for"
+            for other in waiting:
+                if other.is_in_line and other.number < ticket.number:
+                    assert other.lane.route.origin != ticket.lane.route.origin, "not FIFO within the origin"
+                    assert self.is_full(other.lane.route), "a younger waiter of another origin was served first"
+
+    def check_share(self, share: Share, route: Route) -> None:
+        connection: Any = share.connection
+        slot = share.slot
+        assert connection.route == route
+        assert connection.place is slot
+        assert not connection.is_closed
+        assert len(slot.granted) <= connection.capacity, "more was granted than the connection takes"
+        if self.limits.max_lifetime is not None and len(slot.shares) > 1:
+            assert self.now < slot.made_at + self.limits.max_lifetime, "older than max_lifetime"
+
+    def is_full(self, route: Route) -> bool:
+        most = self.limits.max_connections_per_origin
+        places = self.table.origins.get(route.origin)
+        return most is not None and places is not None and places.count >= most
+
+    def got(self, place: Slot | Share, route: Route) -> None:
+        """What the engine does with what it was granted, up to the next await."""
+        if isinstance(place, Share):
+            self.uses.append(Use(place.connection, place))
+            return
+        assert place.lane.route == route
+        connection: Any = place.connection
+        if connection is None:
+            self.dialling.append(place)
+            return
+        place.connection = None
+        assert connection.route == route
+        assert connection.is_idle
+        if connection.is_closed or connection.is_draining:  # seen by is_fresh
+            self.pool.free(place)
+        else:
+            connection.place = place
+            self.use(connection, place)
+        self.look()
+
+    def use(self, connection: Any, slot: Slot) -> None:
+        share = None
+        if slot.is_scout or connection.capacity > 1:
+            share = self.pool.share(connection)
+            if share is not None:
+                self.check_share(share, connection.route)
+        self.uses.append(Use(connection, share))
+        self.look()
+
+    # -- callers
+
+    @rule(route=st.sampled_from(ROUTES), fresh=st.booleans())
+    def ask(self, route: Route, fresh: bool) -> None:
+        is_first = not any(one.state is TicketState.WAITING and one.lane.route == route for one in self.tickets)
+        place: Any = self.pool.ask(route, Sleeper, lambda route: self.may_share, fresh=fresh)  # type: ignore[arg-type]
+        if isinstance(place, Ticket):
+            self.tickets.append(place)
+        else:
+            assert is_first or not any(
+                one.state is TicketState.WAITING and one.lane.route == route for one in self.tickets
+            ), "a newcomer overtook a waiter of its lane"
+            if isinstance(place, Share):
+                self.check_share(place, route)
+            elif fresh:
+                assert place.connection is None
+            self.got(place, route)
+        self.look()
+
+    @precondition(lambda self: self.dialling)
+    @rule(index=st.integers(0, 9), limit=st.integers(0, 4), is_idle=st.booleans())
+    def dialled(self, index: int, limit: int, is_idle: bool) -> None:
+        slot = self.dialling.pop(index % len(self.dialling))
+        connection: Any = Fake(slot.lane.route, limit)
+        self.connections.add(connection)
+        self.pool.joined(connection, slot)
+        self.use(connection, slot)
+
+    @precondition(lambda self: self.dialling)
+    @rule(index=st.integers(0, 9), how=st.sampled_from(["failed", "lost"]))
+    def dial_failed(self, index: int, how: str) -> None:
+        slot = self.dialling.pop(index % len(self.dialling))
+        if how == "failed":
+            self.pool.free(slot)
+        del slot
+        self.look()
+
+    def of(self, begun: bool) -> list[Use]:
+        return [use for use in self.uses if use.has_begun is begun]
+
+    @precondition(lambda self: self.of(False))
+    @rule(index=st.integers(0, 9))
+    def send(self, index: int) -> None:
+        """The stream begins, or is refused."""
+        found = self.of(False)
+        use = found[index % len(found)]
+        connection = use.connection
+        if use.share is not None:
+            use.share.begun()
+        if connection.capacity >= 1:
+            connection.streams += 1
+            use.has_begun = True
+        else:
+            self.uses.remove(use)
+            if use.share is None:
+                if connection.is_idle:
+                    self.retire(connection)
+            elif connection.is_idle:
+                self.pool.refused(use.share)
+            else:
+                self.pool.end(use.share)
+        self.look()
+
+    def retire(self, connection: Any) -> None:
+        slot, connection.place = connection.place, None
+        if not connection.is_closed:
+            connection.close()
+        if slot is not None:
+            self.pool.free(slot)
+
+    @precondition(lambda self: self.of(True))
+    @rule(index=st.integers(0, 9))
+    def send_returns(self, index: int) -> None:
+        found = self.of(True)
+        use = found[index % len(found)]
+        share, use.share = use.share, None
+        if share is not None:
+            self.pool.end(share)
+        if use.has_ended:
+            self.uses.remove(use)
+        self.look()
+
+    @precondition(lambda self: self.of(True))
+    @rule(index=st.integers(0, 9))
+    def stream_ends(self, index: int) -> None:
+        found = [use for use in self.of(True) if not use.has_ended]
+        if not found:
+            return
+        use = found[index % len(found)]
+        use.has_ended = True
+        if not use.connection.is_closed:
+            use.connection.streams -= 1
+        if use.share is None:
+            self.uses.remove(use)
+        self.pool.changed(use.connection)
+        self.look()
+
+    @precondition(lambda self: self.of(False))
+    @rule(index=st.integers(0, 9), how=st.sampled_from(["ended", "lost"]))
+    def gives_up_before_sending(self, index: int, how: str) -> None:
+        found = self.of(False)
+        use = found[index % len(found)]
+        self.uses.remove(use)
+        if use.share is None:
+            self.pool.changed(use.connection)
+        elif how == "ended":
+            self.pool.end(use.share)
+        del use, found
+        self.look()
+
+    @precondition(lambda self: self.uses)
+    @rule(index=st.integers(0, 9))
+    def all_users_of_a_connection_are_lost(self, index: int) -> None:
+        connection = self.uses[index % len(self.uses)].connection
+        lost = connection.info.id
+        self.uses = [use for use in self.uses if use.connection is not connection]
+        self.leases = [one for one in self.leases if one is not connection]
+        for ticket in list(self.tickets):
+            if ticket.share is not None and ticket.share.connection is connection:
+                self.tickets.remove(ticket)
+        ticket = None  # type: ignore[assignment]
+        del connection
+        self.granted &= set(self.tickets)
+        assert not any(one.info.id == lost and one.place is not None for one in self.connections)
+        self.look()
+
+    @precondition(lambda self: self.uses)
+    @rule(index=st.integers(0, 9))
+    def lease(self, index: int) -> None:
+        connection = self.uses[index % len(self.uses)].connection
+        if connection.place is not None and connection.place.is_shared:
+            self.leases.append(connection)
+            self.pool.lease(connection, 1)
+
+    @precondition(lambda self: self.leases)
+    @rule(index=st.integers(0, 9))
+    def end_lease(self, index: int) -> None:
+        connection = self.leases.pop(index % len(self.leases))
+        self.pool.lease(connection, -1)
+        del connection
+        self.look()
+
+    @precondition(lambda self: self.leases)
+    @rule(index=st.integers(0, 9))
+    def send_on_a_lease(self, index: int) -> None:
+        connection = self.leases[index % len(self.leases)]
+        share = self.pool.take(connection)
+        if share is not None:
+            assert len(share.slot.granted) <= connection.capacity
+            self.uses.append(Use(connection, share))
+
+    # -- peers
+
+    def live(self) -> list[Any]:
+        return sorted((one for one in self.connections if one.place is not None), key=lambda one: one.info.id)
+
+    @rule(index=st.integers(0, 9), limit=st.integers(0, 4))
+    def peer_changes_its_limit(self, index: int, limit: int) -> None:
+        # What is used alone is looked at by nobody between the grant and the send.
+        alone = {use.connection for use in self.of(False) if use.share is None}
+        found = [connection for connection in self.live() if connection not in alone]
+        if found:
+            connection = found[index % len(found)]
+            connection.limit = limit
+            self.pool.changed(connection)
+        found.clear()
+        self.look()
+
+    @rule(index=st.integers(0, 9))
+    def peer_goes_away(self, index: int) -> None:
+        found = self.live()
+        if found:
+            connection = found[index % len(found)]
+            connection.is_draining = True
+            self.pool.changed(connection)
+        found.clear()
+        self.look()
+
+    @rule(index=st.integers(0, 9))
+    def connection_breaks(self, index: int) -> None:
+        found = self.live()
+        if found:
+            connection = found[index % len(found)]
+            connection.abort()
+            connection.close = lambda: None
+            self.pool.changed(connection)
+            for use in list(self.uses):
+                if use.connection is connection and use.has_begun and not use.has_ended:
+                    use.has_ended = True
+                    if use.share is None:
+                        self.uses.remove(use)
+        found.clear()
+        self.look()
+
+    @rule(index=st.integers(0, 9))
+    def peer_closes_an_idle_one(self, index: int) -> None:
+        idle = list(self.table.idle)
+        if idle:
+            slot = idle[index % len(idle)]
+            slot.connection.is_draining = True  # type: ignore[union-attr]
+
+    # -- time
+
+    @rule(seconds=st.sampled_from([COMPANY / 2, COMPANY, 1, 2, 6]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for ticket in [ticket for ticket in self.tickets if ticket.state is TicketState.WAITING]:
+            before = self.scouts_out(ticket.lane)
+            self.pool.hurry(ticket)
+            assert self.scouts_out(ticket.lane) <= max(before + 1, 1), "all went at once"
+            self.look()
+
+    def scouts_out(self, lane: Any) -> int:
+        return int(lane.scouts)
+
+    # -- tickets
+
+    def ticket(self, index: int, state: TicketState) -> Ticket:
+        found = [ticket for ticket in self.tickets if ticket.state is state]
+        ticket = found[index % len(found)]
+        self.tickets.remove(ticket)
+        self.granted.discard(ticket)
+        return ticket
+
+    def has(self, state: TicketState) -> bool:
+        return any(ticket.state is state for ticket in self.tickets)
+
+    @precondition(lambda self: self.has(TicketState.GRANTED))
+    @rule(index=st.integers(0, 9))
+    def collect(self, index: int) -> None:
+        ticket = self.ticket(index, TicketState.GRANTED)
+        place = self.pool.collect(ticket)
+        assert place is not None
+        self.pool.leave(ticket)
+        self.got(place, ticket.lane.route)
+        self.look()
+
+    @precondition(lambda self: self.tickets)
+    @rule(index=st.integers(0, 9), how=st.sampled_from(["leaves", "lost"]))
+    def cancelled(self, index: int, how: str) -> None:
+        granted = self.has(TicketState.GRANTED)
+        if how == "lost" and not granted:
+            return
+        ticket = self.ticket(index, TicketState.GRANTED if granted else TicketState.WAITING)
+        if how == "leaves":
+            self.pool.leave(ticket)
+            self.pool.leave(ticket)
+        del ticket
+        self.look()
+
+    @precondition(lambda self: self.has(TicketState.WAITING))
+    @rule(index=st.integers(0, 9))
+    def leaves_the_queue(self, index: int) -> None:
+        ticket = self.ticket(index, TicketState.WAITING)
+        self.pool.leave(ticket)
+        assert ticket.waiter.wakes == 0, "woken for nothing"  # type: ignore[attr-defined]
+        self.look()
+
+    # -- what must hold
+
+    def slots(self) -> list[Slot]:
+        slots = [*self.dialling, *self.table.idle]
+        slots += [ticket.slot for ticket in self.tickets if ticket.slot is not None]
+        slots += [one.place for one in self.live()]
+        return slots
+
+    @invariant()
+    def nothing_is_miscounted(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        table = self.table
+        slots = self.slots()
+        assert len({id(slot) for slot in slots}) == len(slots), "two have the same place"
+        waiting = [ticket for ticket in self.tickets if ticket.state is TicketState.WAITING]
+        assert not table.lost
+        assert table.count == len(slots) <= self.limits.max_connections
+        by_origin = Counter(slot.lane.route.origin for slot in slots)
+        assert {origin: places.count for origin, places in table.origins.items() if places.count} == by_origin
+        if self.limits.max_connections_per_origin is not None:
+            assert all(number <= self.limits.max_connections_per_origin for number in by_origin.values())
+        assert table.waiting == len(waiting)
+        routes = {slot.lane.route for slot in slots} | {ticket.lane.route for ticket in waiting}
+        assert set(table.lanes) == routes
+        assert set(table.origins) == {route.origin for route in routes}
+        assert sum(queued for _, _, queued in self.pool.stats().origins.values()) == len(waiting)
+        for lane in table.lanes.values():
+            mine = [slot for slot in slots if slot.lane is lane]
+            assert lane.scouts == sum(slot.is_scout for slot in mine)
+            assert lane.shared == sum(slot.is_shared for slot in mine)
+            in_line = [ticket for ticket in waiting if ticket.lane is lane and ticket.is_in_line]
+            assert lane.in_line == (len(in_line) if lane.may_queue else 0)
+            assert lane.users == len(mine) + sum(ticket.lane is lane for ticket in waiting)
+            assert set(lane.open) == {slot.listed for slot in mine if slot.listed}
+
+    @invariant()
+    def shares_are_counted(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        shares = [use.share for use in self.uses if use.share is not None]
+        shares += [ticket.share for ticket in self.tickets if ticket.share is not None]
+        by_slot: Counter[int] = Counter(id(share.slot) for share in shares)
+        for connection in self.live():
+            slot = connection.place
+            assert len(slot.shares) == by_slot[id(slot)]
+            assert not slot.is_scout
+            if slot.is_shared:
+                assert not connection.is_idle or slot.shares or slot.leases, "nobody uses it and it is not idle"
+        for slot in self.table.idle:
+            assert slot.connection is not None
+            assert slot.connection.place is None
+            assert slot.connection.is_idle
+            assert not (slot.shares or slot.granted or slot.leases or slot.listed)
+
+    @invariant()
+    def nobody_is_forgotten(self) -> None:
+        if not hasattr(self, "table"):
+            return
+        table = self.table
+        for places in table.origins.values():
+            numbers = [ticket.number for ticket in places.waiters]
+            assert numbers == sorted(numbers)
+            if places.waiters:
+                assert not places.idle, "an origin with waiters has an idle connection"
+                if not self.is_full(next(iter(places.waiters)).lane.route):
+                    assert table.count == self.limits.max_connections, "a place is free and a waiter was not served"
+                    assert not table.idle, "an idle connection was not closed for a waiter"
+        for lane in table.lanes.values():
+            mine = [t for t in self.tickets if t.state is TicketState.WAITING and t.lane is lane]
+            if not lane.may_queue:
+                assert all(ticket.is_in_line for ticket in mine)
+                assert not lane.waiting
+                continue
+            assert list(lane.waiting) == mine
+            if not mine:
+                continue
+            assert not lane.idle
+            assert lane.scouts or lane.in_line, "nobody is on the way for who queues"
+            if not self.is_held_back(lane, mine[0].number):
+                for connection in self.live():
+                    slot = connection.place
+                    is_old = (
+                        self.limits.max_lifetime is not None and self.now >= slot.made_at + self.limits.max_lifetime
+                    )
+                    if slot.lane is lane and slot.is_shared and not is_old:
+                        assert connection.capacity <= len(slot.granted), "there is room, and one waits for it"
+
+    def is_held_back(self, lane: Any, number: int) -> bool:
+        """Somebody older from elsewhere needs the place of the lane's connections, and it is its turn."""
+        for other in self.tickets:
+            if other.state is TicketState.WAITING and other.is_in_line and other.lane is not lane:
+                in_the_way = other.lane.places is lane.places or not self.is_full(other.lane.route)
+                if in_the_way and other.number < number and is_turn(self.now - other.since):
+                    return True
+        return False
+
+    def teardown(self) -> None:
+        """The session is closed: everybody is woken, nothing that comes back stays open."""
+        if not hasattr(self, "table"):
+            return
+        waiting = [ticket for ticket in self.tickets if ticket.state is TicketState.WAITING]
+        for connection in self.connections:
+            connection.close = lambda: None
+        self.pool.close("over")
+        assert all(ticket.waiter.wakes for ticket in waiting)  # type: ignore[attr-defined]
+        assert all(ticket.state is TicketState.GONE for ticket in waiting)
+        for ticket in self.tickets:
+            self.pool.leave(ticket)
+        self.tickets.clear()
+        self.granted.clear()
+        while self.dialling:
+            self.pool.free(self.dialling.pop())
+        for use in self.uses:
+            if use.share is not None:
+                self.pool.end(use.share)
+            self.pool.changed(use.connection)
+        self.uses.clear()
+        while self.leases:
+            self.pool.lease(self.leases.pop(), -1)
+        gc.collect()
+        assert self.table.count == 0
+        assert not (self.table.idle or self.table.lanes or self.table.origins or self.table.lost)
+
+
+TestSharing = Machine.TestCase
