@@ -342,8 +342,7 @@ class HTTP2Connection(Connection):
             )
         if exchange.is_ended and exchange.trailers is None and exchange.failure is None:
             content = exchange.take(exchange.held) if exchange.held else b""
-            if not exchange.is_sent:
-                self.cancel(exchange)
+            self.cancel(exchange)
             if call.watchers is not None:
                 tell_received_whole(call, len(content))
             return AsyncResponse(
@@ -603,10 +602,11 @@ class HTTP2Connection(Connection):
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def cancel(self, exchange: HTTP2Exchange, code: int = CANCEL) -> None:
-        """End a stream before its end; nothing if it has ended. One step, without awaiting."""
+        """Be done with a stream; reset it if it has not ended. One step, without awaiting."""
         if self._flusher is exchange:  # an interrupt, before it flushed
             self._flush()
-        if exchange.stream is None or exchange.is_settled:
+        if exchange.is_settled:
+            exchange.stream = None  # which knows the exchange: no cycle may be left for the collector
             return
         with self.lock:
             self._reset(exchange, code)
@@ -637,6 +637,7 @@ class HTTP2Connection(Connection):
     def _reset(self, exchange: HTTP2Exchange, code: int) -> None:
         stream = exchange.stream
         if stream is None or exchange.is_settled or self.is_closed:
+            exchange.stream = None
             return
         if self._is_torn:
             self._die("a thread was interrupted while it moved the connection")
