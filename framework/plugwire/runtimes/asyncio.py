@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from plugwire.call import report
 from plugwire.errors import UsageError
@@ -23,6 +23,60 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+LONG: Final = 2.0
+"""Seconds from which on a wait shares its timer."""
+
+GRAIN: Final = 0.125
+"""Seconds by which the end of such a wait may be late."""
+
+
+class Alarms:
+    """The ends of long waits, by the eighth of a second.
+
+    A timer of the loop's own costs as much as many a step of a small request, and nearly every one is cancelled unused.
+    So long waits share: who waits stands in the set of its eighth of a second, and only the earliest set has a timer.
+    """
+
+    __slots__ = ("_loop", "_sets", "_timer", "_timer_at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._sets: dict[int, set[AsyncioWaiter]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0
+
+    def at(self, at: float) -> set[AsyncioWaiter]:
+        """The set of those who wait until then: to be joined at once, and left when the wait is over."""
+        grain = int(at / GRAIN) + 1
+        found = self._sets.get(grain)
+        if found is None:
+            found = self._sets[grain] = set()
+            if self._timer is None or grain < self._timer_at:
+                self._arm(grain)
+        return found
+
+    def _arm(self, grain: int) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = grain
+        # In a context of its own: the caller's would be kept until then, and all that is in it.
+        self._timer = self._loop.call_at(grain * GRAIN, self._ring, context=Context())
+
+    def _ring(self) -> None:
+        self._timer = None
+        now = self._loop.time() / GRAIN
+        # Sets that everybody has left are forgotten, so a loop without waits is not woken.
+        sets, self._sets = self._sets, {}
+        for grain, waiters in sets.items():
+            if grain <= now:
+                for waiter in tuple(waiters):
+                    waiter.late()
+            elif waiters:
+                self._sets[grain] = waiters
+        if self._sets:
+            self._arm(min(self._sets))
+
+
 class AsyncioWaiter(Waiter):
     """A future that is made when somebody waits."""
 
@@ -34,21 +88,32 @@ class AsyncioWaiter(Waiter):
         self._future: asyncio.Future[bool] | None = None
 
     async def wait(self, at: float) -> bool:
-        loop = self._runtime.loop()
+        runtime = self._runtime
+        loop = runtime.loop()
         if self._is_woken:
             return True
-        if loop.time() >= at:
+        rest = at - runtime.now()
+        if rest <= 0:
             return False
         self._future = future = loop.create_future()
         # In this order: who wakes from another thread sets the flag first and looks for the future after.
         if self._is_woken:
             return True
-        timer = loop.call_at(at, self._set, False) if at < INFINITY else None
+        timer: asyncio.TimerHandle | None = None
+        company: set[AsyncioWaiter] | None = None
+        if rest > LONG:
+            if at < INFINITY:
+                company = runtime.alarms.at(at)
+                company.add(self)
+        else:
+            timer = loop.call_at(at, self.late)
         try:
             return await future or self._is_woken
         finally:
             self._future = None
-            if timer is not None:
+            if company is not None:
+                company.discard(self)
+            elif timer is not None:
                 timer.cancel()
 
     def wake(self) -> None:
@@ -61,6 +126,10 @@ class AsyncioWaiter(Waiter):
             # Also in the loop's own thread outside of a task: a signal handler or a finaliser may run between the
             # loop's look at what is ready and its sleep, and only the bell ends that sleep.
             self._runtime.call_soon_threadsafe(self._set, True)
+
+    def late(self) -> None:
+        """The time is up."""
+        self._set(False)
 
     def _set(self, is_woken: bool) -> None:
         future = self._future
@@ -148,6 +217,7 @@ class AsyncioRuntime(SocketRuntime):
 
     name = "asyncio"
     cancellation = (asyncio.CancelledError,)
+    alarms: Alarms
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -168,6 +238,7 @@ class AsyncioRuntime(SocketRuntime):
             self._loop = loop
             self._thread = get_ident()
             self._clock = clock_of(loop)
+            self.alarms = Alarms(loop)
         return loop
 
     def check_here(self) -> None:
