@@ -15,6 +15,7 @@ from __future__ import annotations
 import json as _json
 import re
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
@@ -213,6 +214,31 @@ def _charset(name: str) -> str | None:
     return info.name if is_text else None
 
 
+@lru_cache(1)
+def _known_charsets() -> frozenset[str]:
+    """Every name that a peer's charset may have, as Python normalises it."""
+    from encodings.aliases import aliases
+
+    unaliased = (
+        "cp1006 cp720 cp737 cp856 cp874 cp875 koi8_t koi8_u mac_arabic mac_croatian mac_farsi mac_romanian utf_8_sig"
+    )
+    return frozenset((*aliases, *aliases.values(), *unaliased.split()))
+
+
+def _charset_of_peer(name: str) -> str | None:
+    """Python's name of a charset that a peer has named.
+
+    Python remembers each spelling that it was ever asked for, unknown ones too, for good: peers could fill the memory
+    with them. So it is asked only for names that are known, in one spelling.
+    """
+    from encodings import normalize_encoding
+
+    if len(name) > 40:  # the longest that is known has 20
+        return None
+    key = normalize_encoding(name).lower()
+    return _charset(key) if key in _known_charsets() else None
+
+
 class ResponseBase:
     """What both faces have in common, and never waits."""
 
@@ -247,7 +273,7 @@ class ResponseBase:
         if self.encoding_override:
             return self.encoding_override
         match = _CHARSET.search(self.headers.get("content-type") or "")
-        return (match and _charset(match[1] or match[2])) or "utf-8"
+        return (match and _charset_of_peer(match[1] or match[2])) or "utf-8"
 
     @encoding.setter
     def encoding(self, value: str) -> None:

@@ -21,9 +21,10 @@ from plugwire.messages import AsyncResponse
 from plugwire_transports.http11_wire import _SECTION
 
 WORDS = (
-    b"\r\n", b": ", b",", b'"', b"\\", b";", b"<", b">", b"; rel=", b"next", b"charset=", b"utf-8", b"utf-16", b"text/html",
-    b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", b"Sun Nov  6 08:49:37 1994", b"Set-Cookie",
-    b"cookie", b"; path=/", b"base64", b"idna", b"Link", b"Content-Type", b"1" * 30, b"\xef\xbb\xbf", b"\xff\xfe",
+    b"\r\n", b": ", b",", b'"', b"\\", b";", b"<", b">", b"; rel=", b"next", b"charset=", b"utf-8", b"utf-16",
+    b"text/html", b"Sun, 06 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-94 08:49:37 GMT", b"Sun Nov  6 08:49:37 1994",
+    b"Set-Cookie", b"cookie", b"; path=/", b"base64", b"idna", b"Link", b"Content-Type", b"1" * 30,
+    b"\xef\xbb\xbf", b"\xff\xfe",
 )  # fmt: skip
 
 NAMES = ("content-type", "link", "set-cookie", "date", "x", "cookie", "content-length")
@@ -33,14 +34,21 @@ MODES: Any = ("append", "replace", "if_new", "coalesce")
 def seeds() -> list[bytes]:
     values = [text.encode("utf-8", "replace") for text in examples("test_headers", str)]
     values += [text.encode("utf-8", "replace") for text in examples("test_responses", str)]
-    lines = [b"A: 1\r\nb:2\r\na:\t3 \r\n", b"Set-Cookie: a=1, b\r\nset-cookie: c\r\n", b"X:\r\n", b"x-a: b:c\r\nA: x-a: d\r\n"]
+    lines = [
+        b"A: 1\r\nb:2\r\na:\t3 \r\n",
+        b"Set-Cookie: a=1, b\r\nset-cookie: c\r\n",
+        b"X:\r\n",
+        b"x-a: b:c\r\nA: x-a: d\r\n",
+    ]
     found = [bytes((0,)) + line for line in lines]
     found += [bytes((1 + number % 5,)) + value for number, value in enumerate(values)]
     found += [bytes((2,)) + value for value in values]
     found += [
         b"\2text/html; charset=iso-8859-1\0h\xe9", b'\2a/b; charset="utf-16"\0\xff\xfea\0', b"\2a; charset=zip\0x",
-        b'\2</a>; rel="next prev"; title="a\\"b", <b>; rel=up', b"\2a=b; path=/, c=d", b"\3Sun, 06 Nov 1994 08:49:37 GMT",
-        b"\3Sunday, 06-Nov-94 08:49:37 GMT", b"\3Sun Nov  6 08:49:60 1994", b"\4a, \"b,c\" , , d\\,", b"\5Na\0me\0value\0x\0y",
+        b'\2</a>; rel="next prev"; title="a\\"b", <b>; rel=up', b"\2a=b; path=/, c=d",
+        b"\3Sun, 06 Nov 1994 08:49:37 GMT",
+        b"\3Sunday, 06-Nov-94 08:49:37 GMT", b"\3Sun Nov  6 08:49:60 1994", b"\4a, \"b,c\" , , d\\,",
+        b"\5Na\0me\0value\0x\0y",
     ]  # fmt: skip
     return found
 

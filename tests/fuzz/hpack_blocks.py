@@ -9,6 +9,7 @@ An input: the limits, and blocks, each with its length before it; or fields to b
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import hpack
 
@@ -16,8 +17,9 @@ from fuzz.examples import Choices, examples
 from plugwire_transports.http2.hpack import Decoder, Encoder, HPACKError, Indexing, TooLarge
 
 WORDS = (
-    b"\x82", b"\x88", b"\xbe", b"\x40\x01x\x01a", b"\x00\x01x\x01a", b"\x10\x01x\x01a", b"\x20", b"\x3f\xe1\x1f", b"\x3f\x00",
-    b"\x7f\xff\xff\xff\xff\x0f", b"\x48\x82\x64\x02", b"\x58\x85\xae\xc3\x77\x1a\x4b", b"\xff\x00", b"\x0f\x0d\x01",
+    b"\x82", b"\x88", b"\xbe", b"\x40\x01x\x01a", b"\x00\x01x\x01a", b"\x10\x01x\x01a", b"\x20", b"\x3f\xe1\x1f",
+    b"\x3f\x00", b"\x7f\xff\xff\xff\xff\x0f", b"\x48\x82\x64\x02", b"\x58\x85\xae\xc3\x77\x1a\x4b", b"\xff\x00",
+    b"\x0f\x0d\x01",
     b"\x61\x96\xd0\x7a\xbe\x94\x10\x54\xd4\x44\xa8\x20\x05\x95\x04\x0b\x81\x66\xe0\x82\xa6\x2d\x1b\xff",
 )  # fmt: skip
 
@@ -26,7 +28,7 @@ def seeds() -> list[bytes]:
     texts = [text for text in examples("test_http2_hpack", str) if re.fullmatch("(?:[0-9a-f]{2}){1,200}", text)]
     blocks = [bytes.fromhex(text) for text in texts]
     found = [bytes((0, len(one))) + one for one in blocks]
-    found += [bytes((4, len(one))) + one + bytes((len(other),)) + other for one, other in zip(blocks, blocks[1:], strict=False)]
+    found += [bytes((4, len(one))) + one + bytes((len(other),)) + other for one, other in pairwise(blocks)]
     found += [b"\1\3abc\1x\2\5value\4path\0", b"\1" + b"\4name\5value\0" * 4]
     return found
 
@@ -62,9 +64,7 @@ def _decode(choices: Choices, how: int) -> None:
             assert error.limit in ("max_size", "max_fields")
             limit = error.limit
         try:
-            expected = [
-                (_text(name), _text(value)) for name, value in theirs.decode(block, raw=True)
-            ]
+            expected = [(_text(name), _text(value)) for name, value in theirs.decode(block, raw=True)]
         except (hpack.HPACKError, UnicodeDecodeError) as error:
             raise AssertionError(f"only we take it: {error!r}") from error
         if fields is None:

@@ -14,9 +14,30 @@ from hyperframe.frame import Frame
 
 from fuzz.examples import Choices
 from http2_wire_kit import (
-    ACK, CONNECT, CONTINUATION, DATA, END_HEADERS, END_STREAM, GET, GOAWAY, HEAD, HEADERS, PADDED, PING, POST, PRIORITY,
-    PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, Recorder, blamed, block, frame, word,
-)  # fmt: skip
+    ACK,
+    CONNECT,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GET,
+    GOAWAY,
+    HEAD,
+    HEADERS,
+    PADDED,
+    PING,
+    POST,
+    PREFACE,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    Recorder,
+    blamed,
+    block,
+    frame,
+    word,
+)
 from plugwire.config import Limits
 from plugwire.errors import Error, Refused
 from plugwire.headers import Headers
@@ -29,8 +50,10 @@ RAW, ACTION = 11, 12
 KINDS = 16
 
 WORDS = (
-    b"\x01\x04\x00\x01\x88", b"\x00\x01\x00\x03abc", b"\x04\x00\x04\x00", b"\x03\x00\x00\x04\x00\x00\x00\x08", b"\x88\x0f\x0d\x013",
-    b"\x08\x00\x00\x04\x7f\xff\xff\xff", b"\x07\x00\x04\x08\x00\x00\x00\x01\x00\x00\x00\x00", b"\x06\x00\x04\x08abcdefgh",
+    b"\x01\x04\x00\x01\x88", b"\x00\x01\x00\x03abc", b"\x04\x00\x04\x00", b"\x03\x00\x00\x04\x00\x00\x00\x08",
+    b"\x88\x0f\x0d\x013",
+    b"\x08\x00\x00\x04\x7f\xff\xff\xff", b"\x07\x00\x04\x08\x00\x00\x00\x01\x00\x00\x00\x00",
+    b"\x06\x00\x04\x08abcdefgh",
 )  # fmt: skip
 
 
@@ -80,14 +103,35 @@ def seeds() -> list[bytes]:
         [record(HEADERS, END_HEADERS, 1, ok), record(DATA, END_STREAM, 1, b"abc")],
         [record(HEADERS, END_HEADERS, 1, length), record(DATA, 0, 1, b"ab"), record(DATA, END_STREAM, 1, b"c")],
         [record(HEADERS, END_HEADERS, 1, block((":status", "103"))), record(HEADERS, END_HEADERS | END_STREAM, 3, ok)],
-        [record(HEADERS, 0, 1, ok[:5]), record(CONTINUATION, END_HEADERS, 1, ok[5:]), record(DATA, PADDED, 1, b"\3abc...")],
+        [
+            record(HEADERS, 0, 1, ok[:5]),
+            record(CONTINUATION, END_HEADERS, 1, ok[5:]),
+            record(DATA, PADDED, 1, b"\3abc..."),
+        ],
         [record(HEADERS, END_HEADERS, 1, ok), record(HEADERS, END_HEADERS | END_STREAM, 1, block(("sum", "1")))],
         [record(RST_STREAM, 0, 1, word(7)), record(GOAWAY, 0, 0, word(3) + word(0) + b"bye")],
         [record(PING, 0, 0, bytes(8)), record(PING, ACK, 0, bytes(8)), record(SETTINGS, ACK, 0, b"")],
-        [record(WINDOW_UPDATE, 0, 0, word(9)), record(WINDOW_UPDATE, 0, 5, word(2**31 - 1)), record(PRIORITY, 0, 1, bytes(5))],
-        [record(SETTINGS, 0, 0, b"\0\4\0\0\0\5\0\3\0\0\0\2\0\1\0\0\0\0"), bytes((ACTION, 2, 2, 20)), bytes((ACTION, 1, 0, 9))],
-        [record(HEADERS, END_HEADERS, 1, block((":status", "200"), ("X", "y"))), record(5, 0, 1, ok), record(10, 0, 0, b"x")],
-        [record(DATA, 0, 7, b"x"), bytes((ACTION, 3, 0, 0)), record(DATA, 0, 1, b"late"), bytes((RAW, 0, 0, 4)) + b"\0\x50\0\0"],
+        [
+            record(WINDOW_UPDATE, 0, 0, word(9)),
+            record(WINDOW_UPDATE, 0, 5, word(2**31 - 1)),
+            record(PRIORITY, 0, 1, bytes(5)),
+        ],
+        [
+            record(SETTINGS, 0, 0, b"\0\4\0\0\0\5\0\3\0\0\0\2\0\1\0\0\0\0"),
+            bytes((ACTION, 2, 2, 20)),
+            bytes((ACTION, 1, 0, 9)),
+        ],
+        [
+            record(HEADERS, END_HEADERS, 1, block((":status", "200"), ("X", "y"))),
+            record(5, 0, 1, ok),
+            record(10, 0, 0, b"x"),
+        ],
+        [
+            record(DATA, 0, 7, b"x"),
+            bytes((ACTION, 3, 0, 0)),
+            record(DATA, 0, 1, b"late"),
+            bytes((RAW, 0, 0, 4)) + b"\0\x50\0\0",
+        ],
     ]
     found = [bytes((number % 8,)) + b"".join(row) for number, row in enumerate(rows)]
     found += [bytes((number % 8,)) + greeting + b"".join(row) for number, row in enumerate(rows)]

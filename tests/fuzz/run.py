@@ -57,13 +57,10 @@ def main() -> int:
     parser.add_argument("--max-length", type=int, default=400, help="of an input, in bytes")
     parser.add_argument("--corpus", type=Path, help="directory to keep what was learnt in; else it is forgotten")
     parser.add_argument("--input", type=Path, help="run one input, without the fuzzer")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options, others = parser.parse_known_args()
-    if options.worker:
-        return _work(options.worker, others)
+    options = parser.parse_args()
     unknown = [name for name in options.targets if name not in TARGETS]
-    if others or unknown:
-        parser.error(f"unknown: {' '.join([*others, *unknown])}")
+    if unknown:
+        parser.error(f"unknown: {' '.join(unknown)}")
     names = options.targets or list(TARGETS)
     if options.input:
         for name in names:
@@ -104,7 +101,9 @@ def _run(name: str, options: argparse.Namespace, scratch: Path) -> Result:
     began = time.monotonic()
     executions = branches = 0
     said: list[str] = []
-    with subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, errors="replace") as worker:
+    with subprocess.Popen(
+        command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True, errors="replace"
+    ) as worker:
         assert worker.stdout is not None
         try:
             for line in worker.stdout:
@@ -158,10 +157,10 @@ def _work(name: str, arguments: list[str]) -> int:
         for module in GUIDED_BY:
             importlib.import_module(module)
         target = importlib.import_module(TARGETS[name])
-    atheris.Setup([sys.argv[0], *arguments], target.check)
+    atheris.Setup([name, *arguments], target.check)
     atheris.Fuzz()
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_work(sys.argv[2], sys.argv[3:]) if sys.argv[1:2] == ["--worker"] else main())
