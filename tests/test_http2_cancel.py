@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import linecache
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
-from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 
 import plugwire
 from faces import bare as undressed
 from h2_peer import Conversation, H2Peer
 from plugwire import Cancelled, Error, Limits, SessionClosed, Timeout
+from plugwire.runtimes.blocking_stream import BlockingStream
+from plugwire.testing import PeerFailure
 from plugwire_transports.http2 import receiver
 from test_cancellation import Calls
 from third_party.hedging import Hedging
@@ -424,23 +428,14 @@ class Interrupt(BaseException):
     """As a signal handler raises it: between any two bytecodes."""
 
 
-def answering(h2: Conversation) -> None:
-    """Every request is answered by its path; those to /slow when another one has come."""
-    slow: list[int] = []
-    for stream, fields in h2.requests():
-        if fields[":path"].startswith("/slow"):
-            slow.append(stream)
-            continue
-        for one in slow:
-            h2.respond(one, 200, b"slow")
-        slow.clear()
-        h2.respond(stream, 200, fields[":path"].encode())
-
-
-def in_thread(session: plugwire.Session, url: str) -> tuple[threading.Thread, list[Any]]:
+def in_thread(
+    session: plugwire.Session, url: str, begun: threading.Event | None = None
+) -> tuple[threading.Thread, list[Any]]:
     results: list[Any] = []
 
     def ask() -> None:
+        if begun is not None:
+            begun.set()
         try:
             results.append(session.get(url).text)
         except BaseException as error:
@@ -493,3 +488,116 @@ def test_a_signal_that_interrupts_the_leader_hands_the_lead_over() -> None:
             assert session.stats()[:3] == (1, 1, 0)
     finally:
         signal.signal(signal.SIGUSR1, before)
+
+
+def interrupting(k: int, files: tuple[str, ...]) -> tuple[Callable[..., Any], list[str]]:
+    """A trace function that raises at the k-th line of these files, once, and where it did. Not in a line that begins
+    with "with", where a trace can raise between the block's end and `__exit__`, as no signal handler can."""
+    left = k
+    struck: list[str] = []
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith(files):
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and not struck and not line.lstrip().startswith("with "):
+            left -= 1
+            if not left:
+                struck.append(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+                raise Interrupt
+        return trace
+
+    return trace, struck
+
+
+@pytest.mark.parametrize(
+    ("path", "role"), [("/slow", "leads"), ("/slow", "follows"), ("/quick", "follows"), ("/upload", "leads")]
+)
+def test_an_interrupt_at_any_line_leaves_nobody_waiting(path: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is interrupted at every line of the connection in turn, while another one waits on it; it is either
+    served or told that the connection is gone, and the session works on."""
+    files = ("http2/connection.py", "http2/exchange.py", "http2/body.py")
+
+    def serving(h2: Conversation) -> None:
+        h2.answers = True
+        slow: list[int] = []
+        try:
+            h2.handshake()
+            while True:
+                h2._read_frame("a request")
+                frame = h2.received[-1]
+                if isinstance(frame, DataFrame) and frame.flow_controlled_length:
+                    h2.window_update(0, frame.flow_controlled_length)
+                    if "END_STREAM" not in frame.flags:
+                        h2.window_update(frame.stream_id, frame.flow_controlled_length)
+                if isinstance(frame, RstStreamFrame) and frame.stream_id in slow:
+                    slow.remove(frame.stream_id)
+                if isinstance(frame, (HeadersFrame, DataFrame)) and "END_STREAM" in frame.flags:
+                    is_slow = dict(h2.fields[frame.stream_id])[":path"] == "/slow"
+                    if is_slow:
+                        slow.append(frame.stream_id)
+                    else:
+                        h2.respond(frame.stream_id, 200, b"quick")
+                    if len(slow) > (path == "/slow") or not is_slow:
+                        for one in slow:
+                            h2.respond(one, 200, b"slow")
+                        slow.clear()
+        except (PeerFailure, OSError):
+            h2.connection.is_closed = True
+
+    threads: list[tuple[threading.Thread, list[Any]]] = []
+    original = BlockingStream.wait
+
+    def company() -> None:
+        """The other one, who waits."""
+        begun = threading.Event()
+        thread, results = in_thread(session, f"{peer.url}/slow", begun)
+        begun.wait(10)
+        until_it_waits(thread)
+        threads.append((thread, results))
+
+    async def with_company(self: BlockingStream, read: bool, write: bool, at: float) -> None:
+        if not threads and threading.current_thread() is threading.main_thread():
+            company()
+        await original(self, read, write, at)
+
+    places = set()
+    with H2Peer(serving, repeat=True, handshake=False) as peer:
+        for k in range(1, 1000):
+            with plugwire.Session(http_versions=H2, defaults=False, timeout=Timeout(read=20)) as session:
+                session.get(f"{peer.url}/known")
+                threads.clear()
+                if role == "follows":
+                    company()
+                else:
+                    monkeypatch.setattr(BlockingStream, "wait", with_company)
+                trace, struck = interrupting(k, files)
+                sys.settrace(trace)
+                try:
+                    if path == "/upload":
+                        session.post(peer.url + path, content=CONTENT[:70_000])
+                    else:
+                        with session.stream("GET", peer.url + path) as response:
+                            response.read()
+                except (Interrupt, Error):
+                    pass
+                finally:
+                    sys.settrace(None)
+                    monkeypatch.undo()
+                places.update(struck)
+                assert session.get(f"{peer.url}/next").text == "quick"
+                for thread, results in threads:
+                    # This makes the peer answer, also if the other one had to ask again on a new connection.
+                    for _ in range(100):
+                        session.get(f"{peer.url}/next")
+                        thread.join(0.05)
+                        if not thread.is_alive():
+                            break
+                    assert not thread.is_alive(), struck
+                    if results != ["slow"]:
+                        assert isinstance(results[0], (plugwire.ConnectionClosed, plugwire.ReadError)), struck
+                assert (session.stats().waiting, session.stats().open) == (0, session.stats().idle), struck
+            if not struck:
+                break
+    assert len(places) > 100

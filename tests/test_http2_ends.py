@@ -1,5 +1,5 @@
 """How HTTP/2 connections and streams end by the peer's will: GOAWAY, REFUSED_STREAM, RST_STREAM, closes, limits that
-move, numbers that run out. What the peer did not begin with is asked again and never seen; the rest says what it was."""
+move, numbers that run out. What the peer did not begin with is asked again and never seen; the rest says why."""
 
 from __future__ import annotations
 
