@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from itertools import count
@@ -46,7 +47,8 @@ class Scope:
 
     Who is about to wait adds itself, and takes itself out afterwards; who is added after the abort is aborted at once,
     so nothing slips through between the two. (A set's `add` and `discard` are atomic; `abort` sets the flag first and
-    reads the set after, `add` does it the other way around.)
+    reads the set after, `add` does it the other way around.) Once `discard` has returned, no abort of this scope comes
+    any more, though another thread may have begun it before: what is discarded may be somebody else's at once.
     """
 
     __slots__ = ("__weakref__", "_members", "is_aborted")
@@ -64,15 +66,23 @@ class Scope:
     def discard(self, member: Abortable) -> None:
         """`member` does not wait any more."""
         self._members.discard(ref(member))
+        if self.is_aborted:
+            with _aborting:  # the abort that had it in hand is over now
+                pass
 
     def abort(self) -> None:
         """Wake all members with an error, and each later one."""
         self.is_aborted = True
-        for reference in tuple(self._members):
-            member = reference()
-            if member is not None:
-                member.abort()
+        with _aborting:
+            for reference in tuple(self._members):
+                member = reference()
+                if member is not None and reference in self._members:
+                    member.abort()
 
+
+_aborting: Final = threading.RLock()
+"""Held while a scope aborts its members, which never waits. Reentrant: scopes are members of scopes, and a signal
+handler may abort what its own thread is about to discard."""
 
 racing: ContextVar[Scope | None] = ContextVar("plugwire_racing", default=None)
 """The scope of the starter that runs in this thread or task, inside of `Runtime.race` or `Runtime.start` of the
@@ -95,6 +105,7 @@ class Call:
         auth: what runs at stage `auth`, for requests to `origin` only.
         given: the call's `options=`.
         scope: what waits on behalf of the call.
+        was_sent: an attempt of it went out, and the peer may have acted on it.
     """
 
     __slots__ = (
@@ -116,6 +127,7 @@ class Call:
         "streaming",
         "timeout",
         "total",
+        "was_sent",
         "watchers",
     )
 
@@ -150,6 +162,7 @@ class Call:
         self.total = total
         self.deadline = total if timeout.head is None else total.earlier(timeout.head, "head")
         self.attempt = 0
+        self.was_sent = False
         self.scope = Scope()
         self.holder = ""
         self.setup = 0.0
@@ -224,6 +237,10 @@ class Call:
         if error.request is None:
             error.request = request
         error.attempts = max(error.attempts, self.attempt)
+        if self.was_sent and not error.sent:
+            # Another attempt was: whatever became of this one, the caller must not take the request for unsent.
+            error.sent = True
+            error.replayable = False
         if error.request is not None:
             error.replayable = can_replay(error, error.request)
 

@@ -57,6 +57,19 @@ class Lease:
         self.is_over = False
 
 
+class _Dialling:
+    """One dial of a call, which may have several under way (hedging): each stands in `Engine.waits` by itself, or the
+    first to end would take the others out of it too."""
+
+    __slots__ = ("__weakref__", "_scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def abort(self) -> None:
+        self._scope.abort()
+
+
 class Engine:
     """What all views of a session share."""
 
@@ -94,6 +107,7 @@ class Engine:
                     f"the plugin {name} works in {', '.join(sorted(worlds))} only, not in {runtime.name}", name
                 )
         self.connector.check_world(runtime.name)
+        runtime = self.connector.wrapped(runtime)
         self.runtime = runtime
         self.never = Deadline(runtime.now)
         self.pool = Pool(self.limits, runtime.now, self._connection_closed)
@@ -280,7 +294,10 @@ class Engine:
             connection, share = await self._connection(route, call, lease, fresh=is_replay)
             scope, inner = call.scope, racing.get()
             is_scoped = not connection.scopes_calls
+            slot: Slot | None = connection.place
             if is_scoped:
+                if slot is not None:
+                    slot.is_sending = True
                 scope.add(connection)
                 if inner is not None:
                     inner.add(connection)
@@ -305,6 +322,7 @@ class Engine:
                 continue
             except (Cancelled, SessionClosed) as error:
                 # From outside, at a moment of which nothing is known.
+                call.was_sent = True
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
             except Error as error:
@@ -334,14 +352,19 @@ class Engine:
                     scope.discard(connection)
                     if inner is not None:
                         inner.discard(connection)
+                    if slot is not None:
+                        slot.is_sending = False
+                        if connection.is_idle:  # it said so when the pool did not listen, or forgot to say it
+                            self.pool.changed(connection)
                 if connection.is_closed:
                     self.pool.forget(connection)
+            call.was_sent = True
             now = self.runtime.now()
             response.times = (call.started, call.setup, now, now if response.is_read else None)
             if response.status_code == 101 or request.method == "CONNECT":
                 self._bodies.add(response)  # its stream, for as long as nobody has taken it
             if response.is_read:
-                if connection.place is not None and connection.is_idle:
+                if not is_scoped and connection.place is not None and connection.is_idle:
                     self.pool.changed(connection)  # a connection that answers at once may forget to say that it is idle
             else:
                 scope.add(response.body)
@@ -361,6 +384,8 @@ class Engine:
             place = self.pool.ask(route, self.runtime.waiter, self.connector.may_share, fresh=fresh)
             if type(place) is Ticket:
                 place = await self._wait(place, route, call)
+                if place is None:
+                    continue
             if type(place) is Share:
                 return place.connection, place
             slot = cast("Slot", place)
@@ -369,7 +394,12 @@ class Engine:
                 connection = await self._dial(route, slot, call)
             else:
                 # What it says of itself while it is looked at is no news for the pool yet: only then has it a place.
-                is_fresh = connection.is_fresh()
+                try:
+                    is_fresh = connection.is_fresh()
+                except BaseException:
+                    connection.place = slot
+                    self._retire(connection, "looking at it was interrupted")
+                    raise
                 connection.place = slot
                 if not is_fresh:
                     self._retire(connection, "the peer closed it while it was idle")
@@ -378,8 +408,8 @@ class Engine:
                 return connection, self.pool.share(connection)
             return connection, None
 
-    async def _wait(self, ticket: Ticket, route: Route, call: Call) -> Slot | Share:
-        """Wait for a place in the limits, or on a connection."""
+    async def _wait(self, ticket: Ticket, route: Route, call: Call) -> Slot | Share | None:
+        """Wait for a place in the limits, or on a connection. None: it was woken for nothing, and must ask anew."""
         deadline = call.deadline.earlier(call.timeout.pool, "pool")
         place: Slot | Share | None = None
         waiter = ticket.waiter
@@ -391,26 +421,26 @@ class Engine:
                         if at >= deadline.at or await waiter.wait(at):
                             break
                         self.pool.hurry(ticket)
-                    await waiter.wait(deadline.at)
+                    is_woken = await waiter.wait(deadline.at)
                 call.check()
                 place = self.pool.collect(ticket)
             finally:
                 self.pool.leave(ticket)
-            if place is None:
+            if place is None and not is_woken:
                 raise deadline.error("pool", self.pool.describe())
         return place
 
     async def _dial(self, route: Route, slot: Slot, call: Call) -> Connection:
         """A new connection, in its place."""
+        dialling = _Dialling(call.scope)
         try:
-            # Dialling waits on behalf of the call's scope.
-            self.waits.add(call.scope)
+            self.waits.add(dialling)
             connection = await self.connector.open(route, call, self.limits, self.pool.changed)
         except BaseException:
             self.pool.free(slot)
             raise
         finally:
-            self.waits.discard(call.scope)
+            self.waits.discard(dialling)
         try:
             if self.watchers is not None and Open in self.watchers:
                 self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))

@@ -13,7 +13,8 @@ Rules that hold; each was found by a failing run without it:
    (the collector may run inside of a step), and every step looks again after unlocking, or everybody waits for ever.
 2. A waiter is waiting, granted or gone; it changes under the lock only. What was granted lies in the waiter, which the
    table then forgets: a granted waiter that is lost loses its slot, and rule 1 applies. On any exception a waiter
-   passes on what it was granted.
+   passes on what it was granted. It is woken in the step, before it is granted: an interrupt behind the step would
+   leave it asleep, with what it waits for in its hands; one in between wakes it for nothing, and it asks anew.
 3. In a step, counters change before containers: an interrupt in between then loses an idle connection, never a place.
 4. No newcomer overtakes a waiter of its origin. As long as an origin has waiters, it has no idle connection.
 5. FIFO within an origin. Between origins that only lack a place in the total: by the age of their oldest waiter; an
@@ -77,8 +78,9 @@ REMEMBERED: Final = 1000
 class Slot:
     """A place in the limits.
 
-    is_scout: the others of the lane wait for what comes of it. leases: handles that keep its connection. is_shared: its
-    connection takes several requests at once. Of such a one, listed: its key in `Lane.open`, 0 if it is not there;
+    is_scout: the others of the lane wait for what comes of it. leases: handles that keep its connection. is_sending:
+    the connection is in its `send`, and until the call has let go of it, it is nobody else's, whatever it says of
+    itself: `call.cancel()` may have it in hand in another thread. is_shared: it takes several requests at once. Of such a one, listed: its key in `Lane.open`, 0 if it is not there;
     granted: the shares whose send has not begun; shares: those whose send has not returned.
     """
 
@@ -90,6 +92,7 @@ class Slot:
         "idle_since",
         "is_counted",
         "is_scout",
+        "is_sending",
         "is_shared",
         "lane",
         "leases",
@@ -105,6 +108,7 @@ class Slot:
         self.connection: Connection | None = None
         self.leases = 0
         self.is_scout = False
+        self.is_sending = False
         self.is_shared = False
         self.listed = 0
         self.granted: set[int] = set()
@@ -253,13 +257,12 @@ class Outcome(NamedTuple):
     """What a step decided.
 
     slot: use its connection if it has one, else dial in it. share: send on its connection. ticket: wait with it.
-    closing: to be closed, with the reason. woken: to be woken.
+    closing: to be closed, with the reason.
     """
 
     slot: Slot | None = None
     ticket: Ticket | None = None
     closing: tuple[tuple[Connection, str], ...] = ()
-    woken: tuple[Waiter, ...] = ()
     share: Share | None = None
 
 
@@ -304,7 +307,6 @@ class Table:
         """When the last question was asked: the time for a finaliser, which runs where no clock may be had (trio's has
         none outside of its run, or in another thread)."""
         self._closing: list[tuple[Connection, str]] = []
-        self._woken: list[Waiter] = []
         self._yielding: dict[Lane, None] = {}
         """Lanes that hold back who queues (rule 12), as far as steps have seen it."""
         self._has_line_moved = False
@@ -339,7 +341,7 @@ class Table:
                 slot = self._newest_idle(lane, now)
                 if slot is not None:
                     if not self._closing:
-                        return Outcome(slot, None, (), (), None)
+                        return Outcome(slot)
                     return self._outcome(slot)
                 # All were too old, and closing the last one may have forgotten the route.
                 lane = self.lanes.get(route) or self._lane(route, False)
@@ -634,6 +636,7 @@ class Table:
             self._push(places)
 
     def _grant(self, ticket: Ticket, slot: Slot, now: float) -> None:
+        ticket.waiter.wake()  # first: rule 2
         ticket.slot = slot
         ticket.state = TicketState.GRANTED
         self._stop_waiting(ticket)
@@ -642,16 +645,15 @@ class Table:
         places = ticket.lane.places
         if places.waiters and self._has_room_in_origin(places):
             self._push(places)
-        self._woken.append(ticket.waiter)
 
     def _grant_share(self, ticket: Ticket, share: Share) -> None:
+        ticket.waiter.wake()
         ticket.share = share
         ticket.state = TicketState.GRANTED
         self._stop_waiting(ticket)
         places = ticket.lane.places
         if places.waiters and self._has_room_in_origin(places):
             self._push(places)
-        self._woken.append(ticket.waiter)
         self._leave_lane(ticket.lane)
 
     def _forget(self, ticket: Ticket) -> None:
@@ -661,8 +663,8 @@ class Table:
 
     def _dismiss(self, ticket: Ticket) -> None:
         """A waiter is woken with nothing."""
+        ticket.waiter.wake()
         self._forget(ticket)
-        self._woken.append(ticket.waiter)
         self._leave_lane(ticket.lane)
 
     def _stop_waiting(self, ticket: Ticket) -> None:
@@ -928,17 +930,15 @@ class Table:
             # A step of its own: what it decided goes on with what this one did.
             outcome = self.give_back(slot, connection, now)
             self._closing.extend(outcome.closing)
-            self._woken.extend(outcome.woken)
 
     def _outcome(self, slot: Slot | None, ticket: Ticket | None = None, share: Share | None = None) -> Outcome:
-        if not self._closing and not self._woken:
+        if not self._closing:
             if slot is None and ticket is None and share is None:
                 return NOTHING
-            return Outcome(slot, ticket, (), (), share)
-        closing, woken = tuple(self._closing), tuple(self._woken)
+            return Outcome(slot, ticket, (), share)
+        closing = tuple(self._closing)
         self._closing.clear()
-        self._woken.clear()
-        return Outcome(slot, ticket, closing, woken, share)
+        return Outcome(slot, ticket, closing, share)
 
 
 class PoolStats(NamedTuple):
@@ -992,7 +992,7 @@ class Pool:
                 if self._table.why_closed is not None:
                     raise SessionClosed(self._table.why_closed) from None
                 outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=answer)
-        if outcome.closing or outcome.woken or self._table.lost:
+        if outcome.closing or self._table.lost:
             self._carry_out(outcome)
         return outcome.slot or outcome.share or outcome.ticket  # type: ignore[return-value]  # a step gives one of them
 
@@ -1004,7 +1004,7 @@ class Pool:
             self._settle(connection, slot)
             return
         is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
-        if not is_over and (slot.leases or not connection.is_idle or connection.capacity < 1):
+        if not is_over and (slot.leases or slot.is_sending or not connection.is_idle or connection.capacity < 1):
             return
         with self._lock:
             if connection.place is not slot:
@@ -1017,7 +1017,7 @@ class Pool:
         if is_over:
             connection.close()
             self._closed(connection, "closed")
-        if outcome.closing or outcome.woken or self._table.lost:
+        if outcome.closing or self._table.lost:
             self._carry_out(outcome)
 
     def _settle(self, connection: Connection, slot: Slot) -> None:
@@ -1038,14 +1038,14 @@ class Pool:
             outcome = self._table.settle(connection, self._now())
         finally:
             self._lock.release()
-        if outcome.closing or outcome.woken or self._table.lost:
+        if outcome.closing or self._table.lost:
             self._carry_out(outcome)
 
     def share(self, connection: Connection) -> Share | None:
         """A connection that was dialled, or is fresh, is about to be used: the caller's share, if it can be shared."""
         with self._lock:
             outcome = self._table.share(connection, self._now())
-        if outcome.closing or outcome.woken or self._table.lost:
+        if outcome.closing or self._table.lost:
             self._carry_out(outcome)
         return outcome.share
 
@@ -1148,8 +1148,6 @@ class Pool:
 
     def _carry_out(self, outcome: Outcome) -> None:
         while True:
-            for waiter in outcome.woken:
-                waiter.wake()
             for connection, reason in outcome.closing:
                 connection.close()
                 self._closed(connection, reason)

@@ -7,6 +7,7 @@ when the caller asks once more.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from plugwire import Error, IncompleteBody, ReadError
@@ -49,6 +50,8 @@ class HTTP11Body(ResponseBody):
         self._keep = keep
         self._ahead: memoryview | bytes = b""
         self._is_reading = False
+        # Around letting go of the connection, and around aborting it: what was let go may be another call's at once.
+        self._guard = threading.RLock()
         if rest:
             try:
                 self._ahead = self._fed(rest)
@@ -128,7 +131,8 @@ class HTTP11Body(ResponseBody):
     def _finish(self) -> None:
         """The end is verified."""
         self.trailers = self._decoder.trailers
-        connection, self._connection = self._connection, None
+        with self._guard:
+            connection, self._connection = self._connection, None
         if connection is not None:
             if self._keep and not self._decoder.rest:
                 connection.reusable()
@@ -189,11 +193,13 @@ class HTTP11Body(ResponseBody):
         self._broken_off()
 
     def abort(self) -> None:
-        connection = self._connection
-        if connection is not None:
+        with self._guard:
+            connection = self._connection
+            if connection is None:
+                return
             self._is_aborted = True  # before the reader is woken, who asks
             connection.abort()
-            # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
-            if not self._is_reading:
-                self._fail(self._why_aborted())
-                self._ahead = b""  # what came with the head is gone with the rest
+        # Who reads closes the connection when it is woken. Without one (its read was cancelled) nobody else would.
+        if not self._is_reading:
+            self._fail(self._why_aborted())
+            self._ahead = b""  # what came with the head is gone with the rest
