@@ -51,7 +51,8 @@ def _accept(listener: socket.socket, context: ssl.SSLContext) -> None:
 
 
 def _serve(sock: ssl.SSLSocket, reader: BinaryIO) -> None:
-    sock.sendall(_frame(SETTINGS, 0, 0, struct.pack(">HI", 4, WINDOW)))
+    # The first is the window of each stream, the second that of the connection, which has its own beginning.
+    sock.sendall(_frame(SETTINGS, 0, 0, struct.pack(">HI", 4, WINDOW)) + _frame(8, 0, 0, struct.pack(">I", WINDOW)))
     reader.read(PREFACE_SIZE)
     length = owed = 0
     while len(header := reader.read(9)) == 9:
