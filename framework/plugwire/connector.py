@@ -115,6 +115,14 @@ class Connector:
         for transport in self._given:
             _check_world(transport, world)
 
+    def wrapped(self, runtime: Runtime) -> Runtime:
+        """The runtime that the session works with: one of the user's transports may stand before it."""
+        for transport in reversed(self._given):
+            wrap: Callable[[Runtime], Runtime] | None = getattr(transport, "wrap_runtime", None)
+            if wrap is not None:
+                runtime = wrap(runtime)
+        return runtime
+
     def find(self, scheme: str, world: str) -> None:
         """Look for the transport that a scheme of its own names, among the installed ones; for a URL that the program
         itself gave. Finds it or not: what is missing, the plan's reasons tell.

@@ -478,6 +478,8 @@ class Transport(Protocol):
     name: by which it is configured and named in errors and `explain()`. honours: the route fields and options that it
     obeys, as `Route.demands` spells them; a route that demands anything else is not given to it, so that nothing is
     silently ignored. worlds (optional): the names of the runtimes it works in; without it, all of them.
+    wrap_runtime (optional, for tests): `wrap_runtime(runtime) -> Runtime`, asked once, when a session learns its world;
+    the session works with the answer, which has a clock of its own, say, as that of `plugwire.testing.faults` has.
     """
 
     @property
