@@ -4,18 +4,39 @@ the pool at work with a transport whose connections take several requests each."
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from math import inf
 from typing import Any
+from unittest.mock import patch
 from weakref import WeakSet
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from plugwire import AsyncResponse, ConnectError, Error, Request, SessionClosed, StreamReset
 from plugwire.config import Limits
+from plugwire.connector import Connector
+from plugwire.engine import MAX_REFUSALS
 from plugwire.pool import COMPANY, Pool, Share, Slot, Ticket, TicketState, is_turn
-from plugwire.protocols import ConnectionInfo, connection_ids
+from plugwire.protocols import (
+    EVERYTHING,
+    Busy,
+    Call,
+    Connecting,
+    Connection,
+    ConnectionInfo,
+    Refused,
+    connection_ids,
+)
 from plugwire.route import Route
 from plugwire.url import URL
+from worlds import PATIENCE, World
 
 A, B = (Route(URL(f"https://{name}.example").origin) for name in "ab")
 A2 = Route(A.origin, local_address="192.0.2.1")
@@ -567,3 +588,522 @@ class Machine(RuleBasedStateMachine):
 
 
 TestSharing = Machine.TestCase
+
+
+# -- at work ---------------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Whoever comes waits until it is open."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.is_open = is_open
+        self.waiters: list[Any] = []
+
+    async def passed(self, call: Call) -> None:
+        waiter = call.runtime.waiter()
+        self.waiters.append(waiter)
+        if not self.is_open:
+            with call.waiting(waiter):
+                assert await waiter.wait(call.runtime.now() + PATIENCE), "the gate stayed shut"
+            call.check()
+
+    def open(self) -> None:
+        self.is_open = True
+        for waiter in self.waiters:
+            waiter.wake()
+
+
+class MuxConnection(Connection):
+    """Takes `limit` requests at once, and answers each when the gate is open."""
+
+    scopes_calls = True
+
+    def __init__(self, mux: Mux, connecting: Connecting) -> None:
+        self.mux = mux
+        self.limit = mux.limit
+        self.streams = 0
+        self.capacity = self.limit
+        self.is_idle = True
+        self.is_draining = self.is_closed = False
+        self.info = ConnectionInfo(next(connection_ids), "mux")
+        self.changed = connecting.changed
+        self.lock = threading.RLock()
+        self.failures: list[Error] = []
+        self.aborts = 0
+
+    def set(self, streams: int = 0, **values: Any) -> None:
+        with self.lock:
+            self.streams += streams
+            for name, value in values.items():
+                setattr(self, name, value)
+            self.mux.most = max(self.mux.most, self.streams)
+            is_over = self.is_closed or self.is_draining
+            self.capacity = 0 if is_over else max(self.limit - self.streams, 0)
+            self.is_idle = self.streams == 0
+        self.changed(self)
+
+    async def send(self, request: Request, call: Call) -> AsyncResponse:
+        with self.lock:
+            if self.capacity < 1:
+                raise Refused("no capacity")
+            self.set(1)
+            failure = self.failures.pop(0) if self.failures else None
+        self.mux.served.append(request.url.path)
+        try:
+            if failure is not None:
+                raise failure.at("head", request=request, sent=True, connection=self.info)
+            await self.mux.gate.passed(call)
+            await call.runtime.turn()
+        finally:
+            self.set(-1)
+        self.info = self.info._replace(reused=True)
+        return AsyncResponse(200, content=b"ok", request=request, connection=self.info)
+
+    def is_fresh(self) -> bool:
+        return not (self.is_closed or self.is_draining)
+
+    def close(self) -> None:
+        self.set(is_closed=True)
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self.set(is_closed=True)
+
+
+class Mux:
+    """A whole transport; its connections take `limit` requests at once."""
+
+    name = "mux"
+    honours = frozenset({EVERYTHING})
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.gate, self.door = Gate(), Gate()
+        self.opened = 0
+        self.most = 0
+        self.connections: list[MuxConnection] = []
+        self.served: list[str] = []
+        self.failures: list[Error] = []
+
+    def refuse(self, route: Route) -> str | None:
+        return None
+
+    async def open(self, route: Route, connecting: Connecting) -> MuxConnection:
+        self.opened += 1
+        await self.door.passed(connecting.call)
+        if self.failures:
+            raise self.failures.pop(0)
+        connection = MuxConnection(self, connecting)
+        self.connections.append(connection)
+        return connection
+
+
+URL_A, URL_B = "https://a.example/", "https://b.example/"
+
+
+@asynccontextmanager
+async def shared(world: World, limit: int, *, company: float = inf, **limits: Any) -> AsyncIterator[tuple[Mux, Any]]:
+    mux = Mux(limit)
+    with patch("plugwire.pool.COMPANY", company):
+        async with served(world, mux, limits) as session:
+            yield mux, session
+
+
+@asynccontextmanager
+async def served(world: World, mux: Mux, limits: dict[str, Any]) -> AsyncIterator[Any]:
+    async with world.session(transports=[mux], limits=Limits(**limits)) as session:
+        yield session
+        stats = session.stats()
+        assert stats.open == stats.idle, "a place is lost"
+        assert stats.waiting == 0
+    assert all(connection.is_closed for connection in mux.connections)
+
+
+async def begin(world: World, session: Any, number: int, url: str = URL_A) -> list[Any]:
+    """So many requests, one after the other, each until it waits."""
+    begun = []
+    for one in range(number):
+        begun.append(world.in_background(session.get, f"{url}{one}"))
+        await world.settle()
+    return begun
+
+
+async def test_many_first_requests_dial_one_connection(world: World) -> None:
+    async with shared(world, 10) as (mux, session):
+        mux.door.is_open = False
+        begun = await begin(world, session, 6)
+        assert session.stats()[:3] == (1, 0, 5)
+        mux.door.open()
+        for one in begun:
+            assert (await one.result()).content == b"ok"
+        assert mux.opened == 1
+        assert len({connection.info.id for connection in mux.connections}) == 1
+
+
+async def test_who_finds_all_full_dials_one_more_at_a_time(world: World) -> None:
+    async with shared(world, 3) as (mux, session):
+        mux.gate.is_open = False
+        begun = await begin(world, session, 7)
+        assert mux.opened == 3
+        assert [connection.streams for connection in mux.connections] == [3, 3, 1]
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+        assert mux.most == 3
+
+
+async def test_with_the_limits_full_it_is_room_or_a_place_whichever_comes_first(world: World) -> None:
+    async with shared(world, 2, max_connections=1) as (mux, session):
+        mux.gate.is_open = False
+        begun = await begin(world, session, 5)
+        assert session.stats()[:3] == (1, 0, 3)
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+        assert mux.opened == 1
+        assert mux.most == 2
+        assert sorted(mux.served) == [f"/{number}" for number in range(5)]
+
+
+async def test_connections_that_take_one_request_each_let_the_queue_dial_for_itself(world: World) -> None:
+    async with shared(world, 1) as (mux, session):
+        mux.door.is_open = mux.gate.is_open = False
+        begun = await begin(world, session, 4)
+        assert mux.opened == 1
+        mux.door.open()
+        await world.settle()
+        assert mux.opened == 4
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+        # From now on it is known.
+        mux.door.is_open = mux.gate.is_open = False
+        for connection in mux.connections:
+            connection.is_draining = True
+        begun = await begin(world, session, 3)
+        assert mux.opened == 7
+        mux.door.open()
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+
+
+async def test_a_failed_scout_has_the_error_for_itself(world: World) -> None:
+    async with shared(world, 10) as (mux, session):
+        mux.door.is_open = False
+        mux.failures = [ConnectError("no way"), ConnectError("nor here")]
+        begun = await begin(world, session, 4)
+        mux.door.open()
+        outcomes = [await one.outcome() for one in begun]
+        assert [type(outcome.error) for outcome in outcomes] == [ConnectError, ConnectError, type(None), type(None)]
+        assert mux.opened == 3
+
+
+async def test_a_slow_scout_gets_company(world: World) -> None:
+    async with shared(world, 10, company=0) as (mux, session):
+        mux.door.is_open = False
+        begun = await begin(world, session, 2)
+        runtime = world.runtime()
+        until = runtime.now() + PATIENCE
+        while mux.opened < 2:
+            assert runtime.now() < until
+            await runtime.sleep(0.01, inf)
+        mux.door.open()
+        for one in begun:
+            await one.result()
+
+
+async def test_a_cancelled_scout_is_followed_by_the_next(world: World) -> None:
+    async with shared(world, 10) as (mux, session):
+        mux.door.is_open = False
+        begun = await begin(world, session, 3)
+        begun[0].cancel()
+        assert (await begun[0].outcome()).error is not None
+        await world.settle()
+        assert mux.opened == 2
+        begun[2].cancel()
+        assert (await begun[2].outcome()).error is not None
+        mux.door.open()
+        await begun[1].result()
+        assert mux.opened == 2
+
+
+async def test_closing_the_session_while_a_scout_dials_ends_the_queue(world: World) -> None:
+    async with shared(world, 10) as (mux, session):
+        mux.door.is_open = False
+        begun = await begin(world, session, 4)
+        await session.close()
+        for one in begun:
+            assert isinstance((await one.outcome()).error, SessionClosed)
+        assert session.stats()[:3] == (0, 0, 0)
+        assert mux.opened == 1
+
+
+async def test_a_limit_that_falls_and_rises_again(world: World) -> None:
+    async with shared(world, 4, max_connections=1) as (mux, session):
+        mux.gate.is_open = False
+        begun = await begin(world, session, 2)
+        connection = mux.connections[0]
+        connection.set(limit=1)
+        begun += await begin(world, session, 2)
+        assert session.stats().waiting == 2
+        assert connection.streams == 2
+        connection.set(limit=3)
+        await world.settle()
+        assert connection.streams == 3
+        assert session.stats().waiting == 1
+        connection.set(limit=4)
+        await world.settle()
+        assert connection.streams == 4
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+
+
+async def test_a_place_that_went_away_before_the_send_is_looked_for_anew(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        await session.get(URL_A)
+        connection = mux.connections[0]
+        is_fresh = connection.is_fresh
+
+        def with_news() -> bool:
+            connection.is_fresh = is_fresh  # type: ignore[method-assign]
+            connection.set(limit=0)
+            return True
+
+        connection.is_fresh = with_news  # type: ignore[method-assign]
+        assert (await session.get(URL_A)).content == b"ok"
+        assert mux.opened == 2
+        assert connection.is_closed
+
+
+async def test_a_connection_that_drains_takes_nothing_new_and_is_closed_at_its_end(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        mux.gate.is_open = False
+        begun = await begin(world, session, 1)
+        mux.connections[0].set(is_draining=True)
+        begun += await begin(world, session, 1)
+        assert mux.opened == 2
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+        assert mux.connections[0].is_closed
+        assert session.stats()[:3] == (1, 1, 0)
+
+
+async def test_cancelling_a_call_leaves_the_connection_to_the_others(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        mux.gate.is_open = False
+        first, second = await begin(world, session, 2)
+        first.cancel()
+        assert (await first.outcome()).error is not None
+        mux.gate.open()
+        await second.result()
+        assert mux.connections[0].aborts == 0
+        assert mux.opened == 1
+
+
+# -- what the peer did nothing with ------------------------------------------------------------------------------------
+
+
+def unprocessed(number: int) -> list[Error]:
+    return [StreamReset("refused", 7).at("head", replayable=True) for _ in range(number)]
+
+
+async def test_what_the_peer_did_nothing_with_is_sent_again_whatever_the_method(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        await session.get(URL_A)
+        mux.connections[0].failures = unprocessed(3)
+        response = await session.post(URL_A, content=b"pay")
+        assert response.content == b"ok"
+        assert len(mux.served) == 5
+
+
+async def test_but_not_for_ever(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        await session.get(URL_A)
+        mux.connections[0].failures = unprocessed(100)
+        with pytest.raises(StreamReset) as caught:
+            await session.post(URL_A, content=b"pay")
+        assert caught.value.replayable
+        assert len(mux.served) == 1 + 1 + MAX_REFUSALS
+
+
+async def test_nor_if_its_content_cannot_be_sent_again(world: World) -> None:
+    async with shared(world, 4) as (mux, session):
+        await session.get(URL_A)
+        mux.connections[0].failures = unprocessed(1)
+        with pytest.raises(StreamReset) as caught:
+            await session.post(URL_A, content=(piece for piece in [b"once"]))
+        assert not caught.value.replayable
+        assert len(mux.served) == 2
+
+
+# -- handles -----------------------------------------------------------------------------------------------------------
+
+
+async def test_handles_share_a_connection_and_leave_it_to_others(world: World) -> None:
+    async with shared(world, 3) as (mux, session):
+        one, two = await session.connect(URL_A), await session.connect(URL_A)
+        async with one, two:
+            assert mux.opened == 1
+            assert session.stats()[:2] == (1, 0), "what is leased is not idle"
+            for handle in (one, two):
+                assert (await handle.open_request("GET", "/").send()).status_code == 200
+            await session.get(URL_A)
+        assert mux.opened == 1
+        assert session.stats()[:2] == (1, 1)
+
+
+async def test_a_handle_whose_connection_drains_gets_another(world: World) -> None:
+    async with shared(world, 3) as (mux, session), await session.connect(URL_A) as handle:
+        mux.connections[0].set(is_draining=True)
+        assert (await handle.open_request("GET", "/").send()).status_code == 200
+        assert mux.opened == 2
+        assert mux.connections[0].is_closed
+
+
+async def test_a_handle_whose_connection_is_full_is_busy(world: World) -> None:
+    async with shared(world, 2) as (mux, session), await session.connect(URL_A) as handle:
+        mux.gate.is_open = False
+        begun = await begin(world, session, 2)
+        with pytest.raises(Busy, match="no further request"):
+            await handle.open_request("GET", "/").send()
+        mux.gate.open()
+        for one in begun:
+            await one.result()
+        assert (await handle.open_request("GET", "/").send()).status_code == 200
+
+
+# -- many --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7])
+async def test_many_callers_share_few_connections_of_few_streams(world: World, limit: int) -> None:
+    callers, each = (16, 25) if world.name == "blocking" else (100, 5)
+    async with shared(world, limit, max_connections=3, max_connections_per_origin=2) as (mux, session):
+
+        async def caller(url: str) -> None:
+            for _ in range(each):
+                assert (await session.get(url)).content == b"ok"
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            await world.gather(*[partial(caller, url) for url in [URL_A, URL_B] * (callers // 2)])
+        finally:
+            sys.setswitchinterval(interval)
+        assert mux.most <= limit
+        assert len(mux.served) == callers // 2 * 2 * each
+
+
+# -- who needs a place, and who only room on a connection --------------------------------------------------------------
+
+
+def step(pool: Pool, route: Route, **options: Any) -> Any:
+    return pool.ask(route, Sleeper, lambda route: True, **options)  # type: ignore[arg-type]
+
+
+def dialled(pool: Pool, slot: Slot, limit: int) -> tuple[Any, Share]:
+    connection: Any = Fake(slot.lane.route, limit)
+    pool.joined(connection, slot)
+    share = pool.share(connection)
+    assert share is not None
+    return connection, share
+
+
+def test_a_busy_connection_does_not_starve_another_origin_nor_stand_still_for_it() -> None:
+    now = 0.0
+    pool = Pool(Limits(max_connections=1), lambda: now, lambda connection, reason: None)
+    connection, share = dialled(pool, step(pool, A), 10)
+    of_b = step(pool, B)
+    assert type(of_b) is Ticket
+    of_a = step(pool, A)
+    assert type(of_a) is Ticket, "a younger one kept the connection from becoming idle"
+    now = 1.5  # it does not become idle: the others go on
+    pool.hurry(of_a)
+    assert of_a.state is TicketState.GRANTED
+    now = 2.5
+    last = step(pool, A)
+    assert type(last) is Ticket
+    for one in (share, of_a.share):
+        pool.end(one)
+    assert of_b.state is TicketState.GRANTED
+    assert connection.is_closed
+    pool.leave(of_b)
+    assert last.state is TicketState.GRANTED
+
+
+def test_a_turn_comes_again_and_lasts_longer_each_time() -> None:
+    assert all(is_turn(seconds) for seconds in (0, 0.9, 2, 3.9, 8, 15.9))
+    assert not any(is_turn(seconds) for seconds in (1, 1.9, 4, 7.9, 16))
+
+
+def test_a_share_that_is_lost_comes_back() -> None:
+    pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
+    connection, share = dialled(pool, step(pool, A), 2)
+    other = step(pool, A)
+    waiting = step(pool, A)
+    assert (type(other), type(waiting)) == (Share, Ticket)
+    gc.disable()
+    try:
+        del other
+    finally:
+        gc.enable()
+    assert waiting.share.connection is connection
+    del waiting
+    pool.end(share)
+    assert pool.stats()[:3] == (1, 1, 0)
+
+
+def test_room_that_comes_while_one_looks_is_not_missed() -> None:
+    """Rule 10: the stream ends after the look at the capacity, before the taking off the list."""
+    pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
+    connection, share = dialled(pool, step(pool, A), 2)
+    share.begun()
+    connection.streams = 2
+
+    class Ending(Fake):
+        @property
+        def capacity(self) -> int:
+            seen = super().capacity
+            if self.streams == 2:
+                self.streams = 1
+                pool.changed(self)  # type: ignore[arg-type]  # it is in the list, and nobody waits: nothing to do
+            return seen
+
+    connection.__class__ = Ending
+    assert type(step(pool, A)) is Share
+
+
+def test_what_a_route_is_outlives_its_lane() -> None:
+    pool = Pool(Limits(), lambda: 0.0, lambda connection, reason: None)
+    asked: list[Route] = []
+
+    def may_share(route: Route) -> bool:
+        asked.append(route)
+        return True
+
+    for _ in range(2):
+        slot: Any = pool.ask(A, Sleeper, may_share)  # type: ignore[arg-type]
+        connection: Any = Fake(A, 1)
+        pool.joined(connection, slot)
+        assert pool.share(connection) is None
+        pool.free(connection.place)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "versions", "transports", "expected"),
+    [
+        ("http://h/", ("h2", "http/1.1"), [], False),
+        ("http://h/", ("h2",), [], True),
+        ("https://h/", ("h2", "http/1.1"), [], True),
+        ("https://h/", ("http/1.1",), [], False),
+        ("http://h/", ("http/1.1",), [Mux(3)], True),
+    ],
+)
+def test_which_routes_may_be_shared(url: str, versions: tuple[str, ...], transports: list[Any], expected: bool) -> None:
+    route = Route(URL(url).origin, http_versions=versions)
+    assert Connector(transports).may_share(route) is expected
