@@ -294,8 +294,9 @@ class RequestHandle:
 class AsyncConnectionHandle:
     """A connection that was dialled, or taken idle from the pool.
 
-    Over HTTP/1.1 it is leased: a second request while one is open raises `Busy`. Closed by the peer in between, it is
-    dialled again. Leaving the `with` gives it back to the pool.
+    Over HTTP/1.1 it is leased: a second request while one is open raises `Busy`. Over HTTP/2 it is shared, with other
+    calls too, and `Busy` means that the server's limit of open requests is reached. Closed by the peer in between, or
+    going away (GOAWAY), it is dialled again. Leaving the `with` gives it back to the pool.
     """
 
     def __init__(self, view: View, origin: URL, lease: Lease, options: CallOptions) -> None:
