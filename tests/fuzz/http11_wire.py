@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import re
 from typing import Any
 
 import h11
@@ -185,6 +186,8 @@ def _hold_against_h11(method: str, octets: bytes, verdict: Verdict) -> None:
         is_about_framing = str(error).startswith(("Only Transfer", "bad Content", "conflicting Content"))
         if is_about_framing and len(values) < 2 and all(value == "chunked" or value.isdecimal() for value in values):
             return  # not about this head: it judges interim heads and trailers, too, by what they would say in one
+        if str(error).startswith("illegal chunk header") and re.search(rb"[0-9A-Fa-f][ \t]+;", octets):
+            return  # it does not know of the white space that RFC 9112, 7.1.1 allows there
         raise AssertionError(f"only we take it: {error}") from error
     assert isinstance(head, h11.Response)
     assert isinstance(event, h11.EndOfMessage)
