@@ -462,11 +462,10 @@ class Connecting:
             except Error as error:
                 error.at(phase)
                 raise
-            except TimeoutError as error:
-                self.call.check()
-                raise self.deadline.error(phase) from error
             except OSError as error:
                 self.call.check()
+                if is_too_late(error):
+                    raise self.deadline.error(phase) from error
                 raise kind(f"{what}: {reason_of(error)}").at(phase) from error
             except Exception as error:
                 raise PluginError(
@@ -502,6 +501,11 @@ class Connecting:
         if "http/1.1" in route.http_versions:
             return "http/1.1"
         return route.http_versions[0]
+
+
+def is_too_late(error: OSError) -> bool:
+    """Whether a point in time of ours has passed. With an errno it is the system that waited (ETIMEDOUT)."""
+    return isinstance(error, TimeoutError) and error.errno is None
 
 
 def reason_of(error: OSError) -> str:

@@ -381,6 +381,7 @@ class Engine:
         if lease is not None:
             return await self._leased(lease, call, fresh=fresh)
         while True:
+            place: Slot | Share | Ticket | None
             place = self.pool.ask(route, self.runtime.waiter, self.connector.may_share, fresh=fresh)
             if type(place) is Ticket:
                 place = await self._wait(place, route, call)

@@ -79,9 +79,10 @@ class Slot:
     """A place in the limits.
 
     is_scout: the others of the lane wait for what comes of it. leases: handles that keep its connection. is_sending:
-    the connection is in its `send`, and until the call has let go of it, it is nobody else's, whatever it says of
-    itself: `call.cancel()` may have it in hand in another thread. is_shared: it takes several requests at once. Of such a one, listed: its key in `Lane.open`, 0 if it is not there;
-    granted: the shares whose send has not begun; shares: those whose send has not returned.
+    its connection is in `send`; until the call has let go of it, it is nobody else's, whatever it says of itself, for
+    `call.cancel()` may have it in hand in another thread. is_shared: its connection takes several requests at once. Of
+    such a one, listed: its key in `Lane.open`, 0 if it is not there; granted: the shares whose send has not begun;
+    shares: those whose send has not returned.
     """
 
     __slots__ = (
@@ -1173,14 +1174,17 @@ class Pool:
             self._carry_out(outcome)
 
     def start_anew(self) -> None:
-        """In the child of a fork: the connections belong to the parent. They are neither used nor closed here, because
-        closing speaks on the parent's connection (TLS: close_notify) or to its event loop; the child keeps its copies
-        of the descriptors and leaves them alone. Who holds the lock may be a thread that does not exist any more."""
+        """In the child of a fork: the connections belong to the parent. They are not closed here, because closing
+        speaks on the parent's connection (TLS: close_notify, HTTP/2: GOAWAY) or to its event loop; they are disowned,
+        which closes the child's copies of the descriptors and does no more. What was being dialled by another thread,
+        and streams that the caller has taken over, are left alone. Who holds the lock may be a thread that does not
+        exist any more."""
         self._lock = threading.Lock()
         for connection in list(self._live.values()):
             slot, connection.place = connection.place, None
             if slot is not None:
                 slot.is_counted = False
+            connection.disown()
         self._live.clear()
         for slot in self._table.idle:
             slot.is_counted = False

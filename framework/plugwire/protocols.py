@@ -145,8 +145,10 @@ class Stream(ABC):
     `receive_into` and `send` are derived from them and may be overridden where one plain system call does it.
 
     One user at a time: a second waiter for readability raises `Busy`. Errors are builtin `OSError` kinds; a wait that
-    runs out of time raises the builtin `TimeoutError`. A stream that was closed or aborted on this side raises
-    `ConnectionAbortedError` from every method but `close`, `abort`, `nudge`, `extra` and `unsent`.
+    runs out of time raises the builtin `TimeoutError`, without an `errno`: one that has it (ETIMEDOUT) is what the
+    system says of a peer that does not acknowledge, and no more than a broken connection. A stream that was closed or
+    aborted on this side raises `ConnectionAbortedError` from every method but `close`, `abort`, `nudge`, `disown`,
+    `extra` and `unsent`.
 
     Threads (of the blocking world): `abort` and `nudge` may come from any thread at any time. Who keeps all else apart
     by a lock of its own may call `read_now`, `write_now`, `unsent` and `close` in one thread while another one is in
@@ -244,6 +246,11 @@ class Stream(ABC):
     def abort(self) -> None:
         """Make whoever uses the stream stop with an error, as soon as can be; that user then closes it. May be called
         from another thread in the blocking world, from the loop's thread elsewhere; any number of times."""
+
+    def disown(self) -> None:  # noqa: B027  (a stream without a descriptor has nothing to give up)
+        """In the child of a fork, where the stream is the parent's: close this process's copies of descriptors, without
+        a word to the peer, and without touching the event loop, both of which the parent goes on to use. From then on
+        it is as after `close`. A wrapper hands it down."""
 
     @abstractmethod
     def extra(self, key: Extra[T], default: T | None = None) -> T | None:
@@ -463,6 +470,10 @@ class Connection(ABC):
     @abstractmethod
     def abort(self) -> None:
         """Wake whoever uses it with an error. Like `Stream.abort`, from another thread in the blocking world."""
+
+    def disown(self) -> None:  # noqa: B027  (what has no descriptor has nothing to give up)
+        """In the child of a fork: be closed without a word; hands on to `Stream.disown`. Locks may be held for ever, by
+        threads that exist in the parent only."""
 
 
 # -- transports ----------------------------------------------------------------------------------------------------

@@ -127,6 +127,12 @@ class Exchange:
         return broken.at(self.phase, request=self.request, sent=self.sent, connection=info)
 
 
+def is_too_late(error: OSError) -> bool:
+    """Whether a stream says that a point in time of ours has passed. With an errno (ETIMEDOUT) it is the system that
+    has waited, for a peer that acknowledges nothing: the connection is broken."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
 async def next_piece(body: Body) -> bytes:
     """The next piece of the request's content. What goes wrong in there is not the connection's fault."""
     try:

@@ -36,7 +36,7 @@ from plugwire.protocols import (
     Refused,
     connection_ids,
 )
-from plugwire_transports.exchange import next_piece
+from plugwire_transports.exchange import is_too_late, next_piece
 from plugwire_transports.http11_body import RECEIVE_SIZE, HTTP11Body
 from plugwire_transports.http11_exchange import HTTP11Exchange
 from plugwire_transports.http11_wire import (
@@ -118,11 +118,10 @@ class HTTP11Connection(Connection):
             self._failed(exchange)
             error.at(exchange.phase, request=request, sent=exchange.sent, connection=self.info)
             raise
-        except TimeoutError as error:
-            self._failed(exchange)
-            raise exchange.timed_out(self.info) from error
         except OSError as error:
             self._failed(exchange)
+            if is_too_late(error):
+                raise exchange.timed_out(self.info) from error
             call.check()
             raise exchange.broken(error, self.info) from error
         except BaseException:
@@ -220,9 +219,9 @@ class HTTP11Connection(Connection):
         while True:
             try:
                 await stream.send(rest, exchange.write_at(self._now()), stop_if_readable=True)
-            except TimeoutError:
+            except TimeoutError as error:
                 # The budget begins anew with each byte that the peer takes, and a slow one takes few of a large piece.
-                if exchange.deadline.has_passed() or not 0 < stream.unsent < left:
+                if not is_too_late(error) or exchange.deadline.has_passed() or not 0 < stream.unsent < left:
                     raise
             left = stream.unsent
             if not left:
@@ -239,8 +238,8 @@ class HTTP11Connection(Connection):
         while not exchange.may_continue:
             try:
                 data = await self.stream.receive(RECEIVE_SIZE, limit.at)
-            except TimeoutError:
-                if exchange.deadline.has_passed():
+            except TimeoutError as error:
+                if exchange.deadline.has_passed() or not is_too_late(error):
                     raise
                 return None  # an HTTP/1.0 server, or one that does not know Expect: the body goes out all the same
             head = self._heard(data, exchange, call)
@@ -256,7 +255,7 @@ class HTTP11Connection(Connection):
     def _last_words(self, error: OSError, exchange: HTTP11Exchange, call: Call) -> ResponseHead | None:
         """The final response that lies in the receive buffer of a connection on which we cannot write any more: the
         peer may have answered (413, 401) before it closed, and then that is what the caller wants to know."""
-        if isinstance(error, (TimeoutError, Error)):
+        if isinstance(error, Error) or is_too_late(error):
             return None
         try:
             while (data := self.stream.read_now(RECEIVE_SIZE)) is not None:
@@ -396,6 +395,12 @@ class HTTP11Connection(Connection):
     def abort(self) -> None:
         self.stream.abort()
 
+    def disown(self) -> None:
+        self.is_closed = True
+        self.capacity = 0
+        self.is_idle = True
+        self.stream.disown()
+
 
 class _Gone(PrefixedStream):
     """Stands in for a stream that was handed to the caller: whatever the connection still does, does nothing."""
@@ -410,6 +415,9 @@ class _Gone(PrefixedStream):
         pass
 
     def abort(self) -> None:
+        pass
+
+    def disown(self) -> None:
         pass
 
 

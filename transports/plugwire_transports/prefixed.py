@@ -55,6 +55,9 @@ class PrefixedStream(Stream):
     def abort(self) -> None:
         self._stream.abort()
 
+    def disown(self) -> None:
+        self._stream.disown()
+
     def extra(self, key: Extra[T], default: T | None = None) -> T | None:
         # Who has the socket would miss the prefix.
         return default if key is SOCKET else self._stream.extra(key, default)

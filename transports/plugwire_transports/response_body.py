@@ -89,7 +89,7 @@ class ResponseBody(Body):
                 return self._fail(reason)
         if self._is_aborted:
             return self._fail(Cancelled("the response was closed while its body was being read"))
-        if isinstance(error, TimeoutError) and not isinstance(error, Error):
+        if isinstance(error, TimeoutError) and error.errno is None and not isinstance(error, Error):
             deadline = call.total
             if not deadline.has_passed():
                 seconds = call.timeout.read if call.timeout.read is not None else inf

@@ -387,6 +387,12 @@ class TLSStream(Stream):
         self._refuse()
         self._lower.abort()
 
+    def disown(self) -> None:
+        self._is_closed = True
+        self._is_sound = False
+        self._refuse()
+        self._lower.disown()
+
     def _refuse(self) -> None:
         """From now on everything raises."""
         refuse = _raises(ConnectionAbortedError(ECONNABORTED, "the stream was closed on this side"))

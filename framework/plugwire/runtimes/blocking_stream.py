@@ -336,6 +336,13 @@ class BlockingStream(SocketStream):
             self.abort()
         self._release()
 
+    def disown(self) -> None:
+        self._guard = threading.RLock()  # the thread that held the old one may not exist here
+        self._is_closed = True
+        self._reader = self._writer = 0
+        super().disown()
+        self._release()
+
     def _release(self) -> None:
         """Close the descriptor, unless another thread is inside of a system call: that one does it on leaving."""
         me = get_ident()

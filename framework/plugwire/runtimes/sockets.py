@@ -194,6 +194,13 @@ class SocketStream(Stream):
 
     # -- the end, and what lies below ------------------------------------------------------------------------------
 
+    def disown(self) -> None:
+        # `close` of a socket closes the descriptor and no more, so the connection itself lives on in the parent.
+        self._is_over = True
+        self._sock.close()
+        self._kept.clear()
+        self._unsent = 0
+
     def extra(self, key: Extra[T], default: T | None = None) -> T | None:
         value: Any = None
         if key is SOCKET:

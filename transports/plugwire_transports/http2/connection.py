@@ -40,7 +40,7 @@ from plugwire.protocols import (
     Stream,
     connection_ids,
 )
-from plugwire_transports.exchange import next_piece
+from plugwire_transports.exchange import is_too_late, next_piece
 from plugwire_transports.http2.body import HTTP2Body
 from plugwire_transports.http2.exchange import FieldsMemo, HTTP2Exchange
 from plugwire_transports.http2.tunnel import TunnelStream
@@ -437,14 +437,15 @@ class HTTP2Connection(Connection):
             until = min(until, self._next_ping(self._keep_alive))
         try:
             await self.stream.wait(True, self._leader_writes, until)
-        except TimeoutError:
+        except OSError as error:
+            if not is_too_late(error):
+                with self.lock:
+                    self._break(error)
+                return
             if self._now() >= at:
                 raise
             if self._keep_alive is not None:
                 self._ping(self._keep_alive)
-        except OSError as error:
-            with self.lock:
-                self._break(error)
         else:
             self._is_dry = False
             if (rested := self._now() - began) >= 1:
@@ -744,6 +745,12 @@ class HTTP2Connection(Connection):
                     self._die("the connection was closed on this side")
             finally:
                 self.lock.release()
+
+    def disown(self) -> None:
+        self.lock = threading.RLock()  # the thread that held the old one may not exist here
+        self.is_closed = self.is_idle = True
+        self.capacity = 0
+        self.stream.disown()
 
     # -- keep-alive ------------------------------------------------------------------------------------------------
 
