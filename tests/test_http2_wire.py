@@ -1302,3 +1302,26 @@ def test_our_pings_are_counted_until_they_are_answered() -> None:
     wire.feed(frame(PING, ACK, 0, pings[2].opaque_data))
     assert wire.pings_unanswered == 0
     assert not wire.queued
+
+
+def test_an_end_that_is_said_twice_is_charged_for_and_harms_nobody() -> None:
+    """nginx does so with an empty file, if other streams let it wait."""
+    wire = connected()
+    _, sink = opened(wire)
+    _, other = opened(wire)
+    wire.feed(head(1, ended=True))
+    wire._budget.left = before = 500
+    wire.feed(data(1, b"", True))
+    assert wire._budget.left < before
+    wire.feed(head(3, ended=True))
+    assert (len(sink.calls), len(other.calls)) == (1, 1)
+    with pytest.raises(ProtocolError, match="after the end of stream 1"):
+        wire.feed(data(1, b"x", True))
+
+
+def test_an_end_of_a_stream_that_was_never_opened_is_an_error() -> None:
+    for stream_id in (0, 2, 3):
+        wire = connected()
+        opened(wire)
+        with pytest.raises(ProtocolError):
+            wire.feed(data(stream_id, b"", True))
