@@ -587,26 +587,25 @@ async def test_an_early_response_ends_a_push(world: World) -> None:
 
 
 async def test_an_early_response_after_all_content_lets_the_stream_end_in_order(world: World) -> None:
-    """The peer counts the announced bytes and answers before it has seen our END_STREAM."""
-    answered = threading.Event()
-
-    def body() -> Iterator[bytes]:
-        yield b"hello"
-        assert answered.wait(30)
+    """The peer counts the announced bytes and answers before it has seen our END_STREAM; somebody else reads that."""
 
     def script(h2: Conversation) -> None:
         stream, _ = h2.await_headers()
-        h2.await_frame(DataFrame, stream)
+        assert h2.await_frame(DataFrame, stream).data == b"hello"
         h2.respond(stream, 200, b"thanks")
-        answered.set()
+        next_is_served(h2)
         assert h2.await_frame(DataFrame, stream, "END_STREAM").data == b""
         next_is_served(h2)
         assert not [frame for frame in h2.received if isinstance(frame, RstStreamFrame)]
 
     with H2Peer(script) as peer:
         async with h2_session(world) as session:
-            response = await session.post(peer.url, content=body(), headers={"Content-Length": "5"})
-            assert response.text == "thanks"
+            request = session.open_request("POST", peer.url)
+            await request.begin(5)
+            await request.write(b"hello")
+            assert (await session.get(peer.url)).text == "next"
+            response = await request.end()
+            assert await response.read() == b"thanks"
             await next_is_fine(session, peer)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import pickle
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -273,6 +274,30 @@ async def test_hints_in_one_packet_with_an_early_response(world: World) -> None:
     with H2Peer(script, settings={"initial_window_size": 10}) as peer:
         async with h2_session(world) as session:
             assert (await session.post(peer.url, content=b"x" * 100_000, observe=log)).status_code == 413
+    log.check()
+    assert log.words.count("Informational") == 1
+    assert log.words.index("Informational") < log.words.index("Head")
+
+
+async def test_hints_and_an_early_response_that_lie_there_already(world: World) -> None:
+    """The upload finds both when it looks, before the next piece."""
+    log = Log()
+    answered = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield b"one"
+        assert answered.wait(30)
+        yield b"two"
+        yield b"three"
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.send(*h2._block_frames(stream, HINT, False), *h2._block_frames(stream, [(":status", "413")], True))
+        answered.set()
+
+    with H2Peer(script) as peer:
+        async with h2_session(world) as session:
+            assert (await session.post(peer.url, content=body(), observe=log)).status_code == 413
     log.check()
     assert log.words.count("Informational") == 1
     assert log.words.index("Informational") < log.words.index("Head")
