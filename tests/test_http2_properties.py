@@ -317,7 +317,7 @@ scales = st.tuples(
 )
 
 
-@settings(max_examples=150 * SCALE, deadline=None, phases=(Phase.explicit, Phase.generate, Phase.shrink))
+@settings(max_examples=200 * SCALE, deadline=None, phases=(Phase.explicit, Phase.generate, Phase.shrink))
 @given(acts, scales, st.booleans(), st.sampled_from([1, 2, 100]), st.sampled_from([1, 3]))
 def test_chaos(
     script: list[tuple[str, int, int]], scale: tuple[int, int, int, int], is_slow: bool, streams: int, most: int
@@ -491,4 +491,98 @@ def test_a_peer_that_reads_nothing_until_we_do_is_no_deadlock() -> None:
         peer.take(1 << 30)
         answer_all(stage)
         assert (writer.is_done, writer.error) == (True, None)
+        stage.run(stage.session.close())
+
+
+def test_a_follower_that_has_left_is_never_named() -> None:
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+
+        async def get(path: str) -> None:
+            assert (await stage.session.get(f"http://host{path}")).content == content(path)
+
+        tasks = [stage.start(get(f"/get/{number}")) for number in range(4)]
+        stage.settle()
+        stage.cancel(tasks[1])
+        stage.cancel(tasks[0])
+        stage.settle()
+        answer_all(stage)
+        assert [task.error for task in tasks[2:]] == [None, None]
+        assert [type(task.error) for task in tasks[:2]] == [Cancelled, Cancelled]
+        stage.run(stage.session.close())
+
+
+def test_a_cancelled_writer_writes_for_all_that_rely_on_it() -> None:
+    """The first of several lets the others run before it writes for all."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+
+        async def get(path: str) -> None:
+            assert (await stage.session.get(f"http://host{path}")).content == content(path)
+
+        tasks = [stage.start(get(f"/get/{number}")) for number in range(4)]
+        stage.cancel(tasks[1])
+        stage.settle()
+        (peer,) = stage.peers
+        assert [side.fields[":path"] for side in peer.open] == ["/get/0", "/get/2", "/get/3"]
+        answer_all(stage)
+        assert [task.error for task in tasks[2:]] == [None, None]
+        stage.run(stage.session.close())
+
+
+def test_an_upload_goes_on_when_what_was_unsent_has_gone_out() -> None:
+    """It follows, and waits for neither window: only for memory."""
+    with scaled(100_000, 200, 0, 65536), Stage(lambda: PuppetPeer(content, {}, takes=400)) as stage:
+
+        async def get(path: str) -> None:
+            assert (await stage.session.get(f"http://host{path}")).content == content(path)
+
+        async def put(path: str) -> None:
+            await stage.session.put(f"http://host{path}", content=Pieces(path))
+
+        stage.start(get("/get/1"))
+        stage.settle()
+        upload = stage.start(put("/upload/4"))
+        stage.settle()
+        (peer,) = stage.peers
+        assert not peer.streams[3].is_complete
+        for _ in range(200):
+            peer.take(150)
+            stage.settle()
+        assert peer.streams[3].is_complete
+        assert peer.streams[3].came == b"".join(pieces("/upload/4"))
+        answer_all(stage)
+        assert (upload.is_done, upload.error) == (True, None)
+        stage.run(stage.session.close())
+
+
+def test_news_are_noted_when_they_can_be_told() -> None:
+    """As if another thread told them in the very moment in which they are noted."""
+
+    class Overtaken(http2.HTTP2Connection):
+        _noted = False
+
+        @property  # type: ignore[override]
+        def _has_news(self) -> bool:
+            return self._noted
+
+        @_has_news.setter
+        def _has_news(self, value: bool) -> None:
+            self._noted = value
+            if value:
+                self.settle()
+
+    limits = Limits(max_connections=1)
+    with (
+        patch.object(http2, "HTTP2Connection", Overtaken),
+        Stage(lambda: PuppetPeer(content, {MAX_STREAMS: 1}), limits=limits) as stage,
+    ):
+
+        async def read(path: str) -> None:
+            async with stage.session.stream("GET", f"http://host{path}") as response:
+                assert await response.read() == content(path)
+
+        tasks = [stage.start(read(f"/get/{number}")) for number in (3, 4)]
+        answer_all(stage)
+        assert [(task.is_done, task.error) for task in tasks] == [(True, None)] * 2
+        stats = stage.session.stats()
+        assert (stats.open, stats.idle, stats.waiting) == (1, 1, 0)
         stage.run(stage.session.close())
