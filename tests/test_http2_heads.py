@@ -21,6 +21,8 @@ from plugwire.events import Event, Informational
 from plugwire.testing import ScriptedPeer
 from plugwire.testing.peer import close, expect_request, send
 from plugwire_plugins import Retries, RetryPolicy
+from plugwire_transports.http2.exchange import FieldsMemo
+from plugwire_transports.http2.hpack import Indexing
 from test_events import Log
 from third_party.body_counter import BodyCounter
 from third_party.signer import Signer
@@ -196,6 +198,17 @@ async def test_what_is_secret_from_now_on_is_never_indexed(world: World) -> None
         True,
         False,
     ]
+
+
+def test_headers_that_share_their_lines_may_differ_in_their_secrets() -> None:
+    memo = FieldsMemo()
+    request = Request("GET", "http://h/", headers={"Host": "h", "X-Token": "abcdefgh"})
+    again = request.copy()
+    again.headers.secret |= {"x-token"}
+    assert again.headers.encoded() is request.headers.encoded()
+    found = [memo.head_of(one).fields for one in (request, request, again)]
+    assert found[0] is found[1]
+    assert [fields[0][2] for fields in found] == [Indexing.ADD, Indexing.ADD, Indexing.NEVER]
 
 
 async def test_a_large_head_goes_out_in_several_frames(world: World) -> None:
