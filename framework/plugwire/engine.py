@@ -326,6 +326,8 @@ class Engine:
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
             except Error as error:
+                if error.sent and not error.replayable:
+                    call.was_sent = True
                 if inner is not None and inner.is_aborted:
                     raise  # the loser of a race, on its way out
                 if error.replayable and error.request in (None, request):

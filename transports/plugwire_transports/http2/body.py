@@ -90,8 +90,11 @@ class HTTP2Body(ResponseBody):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.forget_content()
-            self._connection.drop(exchange)
-            self._connection.settle()
+            if self._is_reading:  # it is the reader who gives up: a move found torn, an interrupt has torn
+                self._connection.cancel(exchange)
+            else:
+                self._connection.drop(exchange)
+                self._connection.settle()
 
     def _dropped(self) -> None:
         exchange, self._exchange = self._exchange, None

@@ -142,6 +142,9 @@ class HTTP2Connection(Connection):
             self.cancel(exchange)
             call.check()
             raise exchange.broken(error, exchange.info) from error
+        except GeneratorExit:  # dropped on the way; perhaps by the collector, inside of a move of this very thread
+            self.drop(exchange)
+            raise
         except BaseException:
             self.cancel(exchange)
             raise
@@ -581,6 +584,10 @@ class HTTP2Connection(Connection):
                     self._is_blocked = True
         return max(room, 0)
 
+    def left_below(self, exchange: HTTP2Exchange) -> int:
+        """Bytes that have not gone out and that nobody but the exchange itself would send."""
+        return self.stream.unsent if self._leader is None or self._leader is exchange else 0
+
     def taken(self, exchange: HTTP2Exchange, size: int) -> None:
         """The caller has read so much: the stream's window goes back, in steps."""
         stream = exchange.stream
@@ -608,6 +615,11 @@ class HTTP2Connection(Connection):
             self._flush()
         if exchange.is_settled:
             exchange.stream = None  # which knows the exchange: no cycle may be left for the collector
+            if self._is_torn:  # by an interrupt behind our answer, or another thread is at work
+                with self.lock:
+                    if self._is_torn:
+                        self._die("a thread was interrupted while it moved the connection")
+                self.settle()
             return
         with self.lock:
             self._reset(exchange, code)
