@@ -27,6 +27,7 @@ class TunnelStream(Stream):
         self._connection = exchange.connection
         self._kept: deque[memoryview] = deque()
         self._unsent = 0
+        self._handed = 0  # bytes that the connection's stream may still keep
         self._is_over = False
         self._wants_end = False
         self._is_nudged = False
@@ -64,7 +65,11 @@ class TunnelStream(Stream):
 
     @property
     def unsent(self) -> int:
-        return self._unsent
+        """What the windows do not let out, and what was let out and lies below with nobody there who will send it."""
+        below = self._connection.left_below(self._exchange)
+        if not below:
+            self._handed = 0
+        return self._unsent + min(below, self._handed)
 
     def _push(self) -> None:
         """What the windows let out."""
@@ -80,6 +85,7 @@ class TunnelStream(Stream):
                     self._kept.appendleft(piece[room:])
                     piece = piece[:room]
                 self._unsent -= len(piece)
+                self._handed += len(piece)
                 connection.write(exchange, piece)
             if self._wants_end and not self._kept and not exchange.is_sent:
                 connection.write(exchange, memoryview(b""), ends=True)
@@ -94,10 +100,10 @@ class TunnelStream(Stream):
         exchange, connection = self._exchange, self._connection
 
         def ready() -> bool:
-            return (
+            return bool(
                 exchange.is_stopped()
                 or (read and exchange.has_content())
-                or (write and (not self._kept or exchange.is_sent or connection.room(exchange) > 0))
+                or (write and (self._is_out() or exchange.is_sent or (self._kept and connection.room(exchange) > 0)))
                 or self._is_nudged
             )
 
@@ -113,10 +119,13 @@ class TunnelStream(Stream):
         self._is_nudged = False
         self._check()
 
+    def _is_out(self) -> bool:
+        return not self._kept and not (self._handed and self._connection.left_below(self._exchange))
+
     async def send_eof(self, at: float) -> None:
         self._wants_end = True
         self._push()
-        while self._unsent:
+        while self.unsent:
             await self.wait(False, True, at)
             self._push()
 
