@@ -475,3 +475,29 @@ async def test_tls_inside_of_a_tunnel(world: World) -> None:
                 assert (sent, came) == (len(text), text)
             for stream in secured:
                 stream.close()
+
+
+async def test_a_send_is_over_when_its_bytes_have_left_the_connection(world: World) -> None:
+    """What the windows let out may still lie in the connection's stream, where nobody else would send it."""
+    held = threading.Event()
+    size = 8 * 1024 * 1024
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.window_update(0, size)
+        h2.window_update(stream, size)
+        h2.headers(stream, OPENED)
+        h2.wait_for(held)
+        left = size
+        while left:
+            left -= len(h2.await_frame(DataFrame, stream).data)
+
+    with H2Peer(script) as peer:
+        async with h2_session(world) as session:
+            stream = await tunnel(session, peer)
+            stream.write_now(bytes(size))
+            assert stream.unsent > 0
+            held.set()
+            await stream.send(b"", FOREVER)
+            assert stream.unsent == 0
+            stream.close()
