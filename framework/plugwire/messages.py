@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeV
 from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
 from plugwire.headers import Headers, HeadersInit
+from plugwire.links import parse_links
 from plugwire.timeouts import is_seconds
 from plugwire.url import URL, Params
 
@@ -328,11 +329,8 @@ class ResponseBase:
         """The Link field (RFC 8288), by relation type, or by target where there is none."""
         found: dict[str, dict[str, str]] = {}
         for line in self.headers.get_list("link"):
-            for match in _LINK.finditer(line):
-                link = {"url": match[1]}
-                for name, quoted, plain in _LINK_PARAM.findall(match[2]):
-                    link.setdefault(name.lower(), quoted or plain)
-                for relation in link.get("rel", match[1]).split():
+            for link in parse_links(line):
+                for relation in link.get("rel", link["url"]).split():
                     found.setdefault(relation, link)
         return found
 
@@ -344,10 +342,6 @@ class ResponseBase:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.status_code} {self.reason}>"
-
-
-_LINK = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w!#$%&'*+.^`|~-]+\s*(?:=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
-_LINK_PARAM = re.compile(r";\s*([\w!#$%&'*+.^`|~-]+)\s*(?:=\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s;,\"]+)))?")
 
 
 class AsyncResponse(ResponseBase):

@@ -90,7 +90,7 @@ _HEAD: Final = re.compile(_STATUS_LINE + b"(" + _FIELDS + rb")\r\n")
 
 # chunk-size [ chunk-ext ] CRLF   (RFC 9112, 7.1 and 7.1.1)
 # Apache 1.3 and others pad the size with spaces; they are charged to the extensions.
-_QUOTED: Final = rb'"(?>(?:[\t !#-\[\]-~\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*)"'
+_QUOTED: Final = rb'"(?>(?:[\t !#-\[\]-~\x80-\xff]++|\\[\t\x20-\x7e\x80-\xff])*)"'
 _EXTENSION: Final = rb"[ \t]*+;[ \t]*+" + _TCHAR + rb"++(?>(?:[ \t]*+=[ \t]*+(?:" + _TCHAR + b"++|" + _QUOTED + b"))?)"
 _CHUNK_LINE: Final = rb"([0-9A-Fa-f]{1,16}+)((?>(?:" + _EXTENSION + rb")*)[ \t]*+)\r\n"
 _FIRST_CHUNK: Final = re.compile(_CHUNK_LINE)
@@ -292,12 +292,13 @@ class HeadReader:
         if seen:
             data = bytes(came)
             self._buffer = bytearray()
+        # Before the match, which keeps 200 bytes for each line while it goes on.
+        if data.count(b"\n", 0, end) - 2 > self._max_fields and not _BARE_LF.search(data, 0, end):
+            raise _too_many(self._max_fields)
         match = _HEAD.fullmatch(data, 0, end)
         if match is None:
             _explain_head(data[:end])
         minor, code, reason, block = match.groups()
-        if block.count(b"\n") > self._max_fields:
-            raise _too_many(self._max_fields)
         self.rest = data[end:]
         return ResponseHead(
             "HTTP/1.0" if minor == b"0" else "HTTP/1.1",
@@ -620,7 +621,9 @@ class ChunkedDecoder(BodyDecoder):
             else:
                 unit = None
                 if not self._held:
-                    unit = (_NEXT_CHUNK if self._at is _At.NEXT else _FIRST_CHUNK).match(data, place)
+                    # No further than a line may go: the match keeps 200 bytes for each part of an extension.
+                    most = place + 21 + self._extensions_left
+                    unit = (_NEXT_CHUNK if self._at is _At.NEXT else _FIRST_CHUNK).match(data, place, most)
                 if unit is None:
                     place = self._feed_line(view, place)
                 else:
@@ -684,14 +687,13 @@ class ChunkedDecoder(BodyDecoder):
         return place + end - had
 
     def _finish(self, section: bytes) -> None:
+        if section.count(b"\n") - 1 > self._max_fields and not _BARE_LF.search(section):
+            raise _too_many(self._max_fields)
         match = _SECTION.fullmatch(section)
         if match is None:
             _explain_fields(section, "the trailers")
         if len(section) > 2:
-            block = match[1]
-            if block.count(b"\n") > self._max_fields:
-                raise _too_many(self._max_fields)
-            trailers = Headers.from_block(block)
+            trailers = Headers.from_block(match[1])
             for name in list(trailers):
                 if name.lower() in FORBIDDEN_TRAILERS:
                     del trailers[name]
