@@ -318,12 +318,19 @@ scales = st.tuples(
 
 
 @settings(max_examples=200 * SCALE, deadline=None, phases=(Phase.explicit, Phase.generate, Phase.shrink))
-@given(acts, scales, st.booleans(), st.sampled_from([1, 2, 100]), st.sampled_from([1, 3]))
+@given(
+    acts, scales, st.booleans(), st.sampled_from([1, 2, 100]), st.sampled_from([1, 3]), st.sampled_from([0, 90, 65535])
+)
 def test_chaos(
-    script: list[tuple[str, int, int]], scale: tuple[int, int, int, int], is_slow: bool, streams: int, most: int
+    script: list[tuple[str, int, int]],
+    scale: tuple[int, int, int, int],
+    is_slow: bool,
+    streams: int,
+    most: int,
+    window: int,
 ) -> None:
     def peer() -> PuppetPeer:
-        return PuppetPeer(content, {MAX_STREAMS: streams}, 60 if is_slow else 1 << 60)
+        return PuppetPeer(content, {MAX_STREAMS: streams, WINDOW: window}, 60 if is_slow else 1 << 60)
 
     with scaled(*scale), Stage(peer, limits=Limits(max_connections=most)) as stage:
         play = Play(stage, scale[0])
@@ -580,9 +587,35 @@ def test_news_are_noted_when_they_can_be_told() -> None:
             async with stage.session.stream("GET", f"http://host{path}") as response:
                 assert await response.read() == content(path)
 
+        stage.start(read("/get/0"))
+        answer_all(stage)  # from here on the limit of one stream is known
+        (peer,) = stage.peers
         tasks = [stage.start(read(f"/get/{number}")) for number in (3, 4)]
-        answer_all(stage)
+        for _ in tasks:
+            stage.settle()
+            (side,) = peer.open
+            while peer.answer(side, 100):  # the end comes when `send` has returned, and only the news tell the pool
+                peer.deliver()
+                stage.settle()
         assert [(task.is_done, task.error) for task in tasks] == [(True, None)] * 2
         stats = stage.session.stats()
         assert (stats.open, stats.idle, stats.waiting) == (1, 1, 0)
         stage.run(stage.session.close())
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=40))
+def test_a_slow_reader_bounds_what_may_come(permits: list[int]) -> None:
+    with scaled(100, 1000, 0, 65536), Stage(lambda: PuppetPeer(content, {})) as stage:
+        play = Play(stage, 100)
+        for which in (1, 1, 1, 1, 1):
+            play.begin(which)
+        for number in permits:
+            stage.settle()
+            for peer in stage.peers:
+                for side in peer.open:
+                    while peer.answer(side, 1000):
+                        pass
+                peer.deliver()
+            play.act("settle", 0, 0)
+            play.permits = dict.fromkeys(play.users, number)
+        play.end()
