@@ -757,3 +757,27 @@ async def test_a_lease_dials_anew_after_goaway(world: World) -> None:
             assert (await asked(handle, "/three")).connection.id == two.connection.id
             assert session.stats().open == 1
         assert peer.accepted == 2
+
+
+async def test_a_trailer_that_cannot_be_ends_its_request_alone(world: World) -> None:
+    """It is the caller's fault; the connection and who shares it notice a reset stream and nothing else."""
+
+    def script(h2: Conversation) -> None:
+        other, _ = h2.await_headers()
+        came.set()
+        bad, _ = h2.await_headers()
+        assert h2.await_frame(RstStreamFrame, bad).error_code == CANCEL
+        h2.respond(other, 200, b"other")
+
+    came = threading.Event()
+    with H2Peer(script) as peer:
+        async with bare(world) as session:
+            other = world.in_background(session.get, peer.url)
+            await waits_for(world, came)
+            request = plugwire.Request(
+                "POST", peer.url, content=b"content", trailers=lambda: plugwire.Headers({"Content-Length": "7"})
+            )
+            with pytest.raises(plugwire.InvalidHeader):
+                await session.send(request)
+            assert (await other.result()).text == "other"
+            assert session.stats()[:3] == (1, 1, 0)

@@ -80,6 +80,8 @@ class Pipe(Stream):
         return 0
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
+        if at <= self.clock.time:  # first, as real ones do
+            raise TimeoutError
         next_at = self.coming[0][0] if self.coming else inf
         assert min(at, next_at) < inf, "it waits for ever"
         self.clock.time = max(self.clock.time, min(at, next_at))
