@@ -1057,6 +1057,47 @@ def test_a_share_that_is_lost_comes_back() -> None:
     assert pool.stats()[:3] == (1, 1, 0)
 
 
+def full(pool: Pool) -> tuple[Any, list[Share]]:
+    """A connection of two streams, both granted; somebody has seen that it is full, and gone."""
+    connection, share = dialled(pool, step(pool, A), 2)
+    shares = [share, step(pool, A)]
+    pool.leave(step(pool, A))
+    assert not connection.place.listed
+    return connection, shares
+
+
+def test_what_is_granted_and_not_begun_keeps_a_connection_from_being_idle() -> None:
+    pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
+    connection, shares = full(pool)
+    shares.pop().begun()  # its thread sleeps just here
+    pool.changed(connection)
+    assert pool.stats()[:2] == (1, 0)
+    assert type(step(pool, B)) is Ticket
+    assert not connection.is_closed, "closed under who is about to send"
+
+
+def test_what_a_handle_holds_is_not_idle() -> None:
+    pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
+    connection, shares = full(pool)
+    pool.lease(connection, 1)
+    while shares:
+        pool.end(shares.pop())
+    assert pool.stats()[:2] == (1, 0)
+    pool.lease(connection, -1)
+    assert pool.stats()[:2] == (1, 1)
+
+
+def test_who_was_held_back_goes_on_as_soon_as_the_other_gives_up() -> None:
+    pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
+    _, share = dialled(pool, step(pool, A), 10)
+    of_b, of_a = step(pool, B), step(pool, A)
+    assert of_a.state is TicketState.WAITING
+    pool.leave(of_b)
+    assert of_a.state is TicketState.GRANTED
+    pool.leave(of_a)
+    pool.end(share)
+
+
 def test_room_that_comes_while_one_looks_is_not_missed() -> None:
     """Rule 10: the stream ends after the look at the capacity, before the taking off the list."""
     pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
