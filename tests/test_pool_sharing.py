@@ -1080,8 +1080,9 @@ def test_what_a_handle_holds_is_not_idle() -> None:
     pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)
     connection, shares = full(pool)
     pool.lease(connection, 1)
-    while shares:
-        pool.end(shares.pop())
+    for share in shares:
+        share.end()
+    pool.changed(connection)
     assert pool.stats()[:2] == (1, 0)
     pool.lease(connection, -1)
     assert pool.stats()[:2] == (1, 1)
