@@ -17,6 +17,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFr
 import plugwire
 from h2_peer import Conversation, H2Peer
 from plugwire import Headers, IncompleteBody, InvalidHeader, Limits, ProtocolError, Request, Timeout, UsageError
+from plugwire_transports.http2.wire import STREAM_WINDOW
 from test_http11_uploads import CONTENTS, Async, Endless
 from worlds import World
 
@@ -1124,3 +1125,38 @@ async def test_an_async_iterator_as_content(world: World) -> None:
     with H2Peer(script) as peer:
         async with h2_session(world) as session:
             assert (await session.put(peer.url, content=Async(*[b"x" * 30_000] * 3))).ok
+
+
+async def test_an_upload_goes_on_though_a_2xx_has_begun(world: World) -> None:
+    """Many servers begin their answer before they have read the request. Over one shared connection an upload that
+    stops there would keep the windows that everybody needs."""
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.headers(stream, [(":status", "200")])
+        assert h2.await_body(stream) == b"x" * 200_000
+        h2.data(stream, b"thanks", end_stream=True)
+
+    with H2Peer(script) as peer:
+        async with world.session(http_versions=("h2",)) as session:
+            assert (await session.post(peer.url, content=[b"x" * 200_000])).text == "thanks"
+
+
+async def test_an_upload_turns_to_a_response_that_has_grown_large(world: World) -> None:
+    """A streaming caller must get to read before the peer's window is used up; the upload ends there."""
+    size = STREAM_WINDOW // 2
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.headers(stream, [(":status", "200")])
+        h2.data(stream, bytes(size))
+        assert h2.await_frame(RstStreamFrame, stream).error_code == 8
+        h2.respond(h2.await_headers()[0], 200, b"next")
+
+    with H2Peer(script) as peer:
+        async with world.session(http_versions=("h2",)) as session:
+            async with session.stream("POST", peer.url, content=[b"x" * 200_000]) as response:
+                left = size
+                while left:
+                    left -= len(await response.read(65536))
+            assert (await session.get(peer.url)).text == "next"

@@ -498,3 +498,16 @@ def test_upload_from_disk_in_bounded_memory(client: str, ca: Authority, tmp_path
     small.write_bytes(BIG)
     with h2_sink(context) as url:
         _run(client, url, url, str(ca.cert_pem), str(large), str(small))
+
+
+async def test_a_peer_that_sends_back_what_it_gets(node: Node, world: World, options: dict[str, Any]) -> None:
+    """It answers at once and pipes: more than both windows hold, so each side must read while it sends."""
+    content = bytes(range(256)) * 4 * 4096
+    async with world.session(**options) as session:
+        answers = await world.gather(
+            *(lambda: session.post(f"{node.h2_url}/reflect", content=[content]) for _ in range(4)),
+            lambda: session.get(f"{node.h2_url}/small"),
+        )
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert all(answer.content == content for answer in answers[:4])
+        assert session.stats().open == 1

@@ -235,8 +235,10 @@ class HTTP2Connection(Connection):
             await self._open(exchange, b"", False)
             if exchange.expect is not None:
                 await self._continued(exchange)
+                if exchange.is_answered():
+                    return
             sent = 0
-            while not exchange.is_answered():
+            while not exchange.is_superfluous():
                 piece = await next_piece(body)
                 if not piece:
                     break
@@ -246,13 +248,13 @@ class HTTP2Connection(Connection):
                     return
                 exchange.tell_sent(call, len(piece), sent)
             # Once all that was announced is out, an answer is no longer an early one: the stream ends in order.
-            if exchange.is_stopped() or (exchange.is_answered() and sent != exchange.length):
+            if exchange.is_stopped() or (exchange.is_superfluous() and sent != exchange.length):
                 return
             exchange.check_complete(sent)
             trailers = request.trailers() if request.trailers is not None else None
             with self.lock:
                 stream = exchange.stream
-                if stream is None or exchange.is_stopped() or (exchange.is_answered() and sent != exchange.length):
+                if stream is None or exchange.is_stopped() or (exchange.is_superfluous() and sent != exchange.length):
                     return
                 self._is_torn = True
                 try:
@@ -274,16 +276,20 @@ class HTTP2Connection(Connection):
             await body.close()
 
     async def _send_all(self, exchange: HTTP2Exchange, data: bytes | memoryview, ends: bool) -> bool:
-        """Send content as the windows let it. False: the final response came first, or nothing more will come."""
+        """Send content as the windows let it. False: the rest has lost its meaning."""
         rest = memoryview(data)
         while True:
             if exchange.interim:
                 self._tell_interim(exchange)
             with self.lock:
+                if exchange.answer is not None and exchange.stream is not None and not exchange.call.streaming:
+                    # All of the response will be read, but not before the upload is over: a peer that sends back what
+                    # it gets would wait for us, and we for it.
+                    self._wire.consumed(exchange.stream, exchange.credit())
                 # For windows, and for an answer that makes the rest superfluous.
                 self.look(exchange)
                 stream = exchange.stream
-                if stream is None or exchange.is_answered():
+                if stream is None or exchange.is_superfluous():
                     return False
                 size = min(self.room(exchange), len(rest))
                 if size:
@@ -590,8 +596,9 @@ class HTTP2Connection(Connection):
 
     def taken(self, exchange: HTTP2Exchange, size: int) -> None:
         """The caller has read so much: the stream's window goes back, in steps."""
+        size = exchange.uncredited(size)
         stream = exchange.stream
-        if stream is not None and not exchange.is_ended and exchange.failure is None and not self.is_closed:
+        if size and stream is not None and not (exchange.is_ended or exchange.failure is not None or self.is_closed):
             self._wire.consumed(stream, size)
             if self._wire.queued and self._flusher is None:
                 self._write_out()
@@ -627,17 +634,13 @@ class HTTP2Connection(Connection):
             self.settle()
 
     def drop(self, exchange: HTTP2Exchange) -> None:
-        """The same, for finalisers, signal handlers and other threads: if the lock is not to be had, or its own holder
-        is interrupted by this, somebody else does it."""
-        # First noted, then the try: who holds the lock now looks after it has let go.
+        """The same, for finalisers and signal handlers, which may run inside of a move of their own thread: then it is
+        done after that. (Other threads hold the lock for a moment only, and never wait for another one under it.)"""
         self._dropped.append(exchange)
         self._has_news = True
-        if self.lock.acquire(blocking=False):
-            try:
-                if not self._is_torn:
-                    self._bury()
-            finally:
-                self.lock.release()
+        with self.lock:
+            if not self._is_torn:
+                self._bury()
         # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
         if not self._dropped:
             self._has_news = False
@@ -749,20 +752,11 @@ class HTTP2Connection(Connection):
 
     def abort(self) -> None:
         self.stream.abort()
-        # Without a leader nobody would notice, and close it. As with `drop`, first noted, then the try.
+        # Without a leader nobody would notice, and close it. First noted, then the look, as in `drop`.
         self._is_aborted = self._has_news = True
-        if self.lock.acquire(blocking=False):
-            try:
-                if self._leader is None and not self._is_torn:
-                    self._die("the connection was closed on this side")
-            finally:
-                self.lock.release()
-
-    def disown(self) -> None:
-        self.lock = threading.RLock()  # the thread that held the old one may not exist here
-        self.is_closed = self.is_idle = True
-        self.capacity = 0
-        self.stream.disown()
+        with self.lock:
+            if self._leader is None and not self._is_torn:
+                self._die("the connection was closed on this side")
 
     # -- keep-alive ------------------------------------------------------------------------------------------------
 

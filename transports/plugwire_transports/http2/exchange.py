@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from plugwire_transports.exchange import Exchange
 from plugwire_transports.http2.hpack import Indexing
-from plugwire_transports.http2.wire import RequestHead
+from plugwire_transports.http2.wire import STREAM_WINDOW, RequestHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 Fields = tuple[tuple[str, str, Indexing], ...]
 
+
+FULL: Final = STREAM_WINDOW // 2
+"""With so much of a response unread, who is still sending the request turns to it."""
 
 SMALL_PIECE: Final = 512
 """Content that comes in smaller pieces than this is joined while it waits to be read."""
@@ -48,6 +51,7 @@ class HTTP2Exchange(Exchange):
 
     __slots__ = (
         "__weakref__",
+        "_credited",
         "_held",
         "_pieces",
         "answer",
@@ -84,6 +88,7 @@ class HTTP2Exchange(Exchange):
         self.received = 0
         self._pieces: deque[memoryview] = deque()
         self._held = 0
+        self._credited = 0
 
     # -- what the wire tells (under the lock; never waits, never raises)
 
@@ -141,13 +146,23 @@ class HTTP2Exchange(Exchange):
         """The final head came, or none will: an upload has lost its meaning."""
         return self.answer is not None or self.failure is not None or self.is_aborted
 
+    def is_superfluous(self) -> bool:
+        """The rest of an upload has lost its meaning: the peer has answered all, or with a redirect or an error; or it
+        answers while we send, and the caller must read before it can go on."""
+        answer = self.answer
+        if self.failure is not None or self.is_aborted or self.is_ended:
+            return True
+        return answer is not None and (answer.status >= 300 or (self.call.streaming and self._held >= FULL))
+
     def has_content(self) -> bool:
         """There is something to read, or there never will be."""
         return self._held > 0 or self.is_ended or self.failure is not None or self.is_aborted
 
     def may_send(self) -> bool:
         """A byte of content may go out, or none need to, or there is something to tell first."""
-        return self.is_answered() or bool(self.interim) or self.connection.room(self) > 0
+        if self.is_superfluous() or self.interim or self.connection.room(self) > 0:
+            return True
+        return self.answer is not None and self._held - self._credited >= FULL
 
     @property
     def is_settled(self) -> bool:
@@ -167,6 +182,18 @@ class HTTP2Exchange(Exchange):
             raise ConnectionAbortedError(ECONNABORTED, "the request was ended on this side")
 
     # -- content that has come (under the lock)
+
+    def credit(self) -> int:
+        """What has come and was not read, and for which the window is to be given back all the same."""
+        size = self._held - self._credited
+        self._credited = self._held
+        return size
+
+    def uncredited(self, size: int) -> int:
+        """How much of what was just read the window is yet to be given back for."""
+        early = min(size, self._credited)
+        self._credited -= early
+        return size - early
 
     @property
     def held(self) -> int:
