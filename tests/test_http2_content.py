@@ -17,7 +17,7 @@ from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame, SettingsFr
 import plugwire
 from h2_peer import Conversation, H2Peer
 from plugwire import Headers, IncompleteBody, InvalidHeader, Limits, ProtocolError, Request, Timeout, UsageError
-from plugwire_transports.http2.wire import STREAM_WINDOW
+from plugwire_transports.http2.streams import STREAM_WINDOW
 from test_http11_uploads import CONTENTS, Async, Endless
 from worlds import World
 

@@ -1,5 +1,5 @@
-"""What every server has in common over HTTP/1.1: each test runs against nginx, Apache, Node and the ASGI server, plain and over TLS,
-in every world. What only one of them can do stands in the other `test_interop_*` files."""
+"""What every server has in common over HTTP/1.1: each test runs against nginx, Apache, Node and the ASGI server, plain
+and over TLS, in every world. What only one of them can do stands in the other `test_interop_*` files."""
 
 from __future__ import annotations
 

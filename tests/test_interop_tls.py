@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import Any
 
 import pytest
 

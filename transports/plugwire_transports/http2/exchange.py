@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from plugwire_transports.exchange import Exchange
 from plugwire_transports.http2.hpack import Indexing
-from plugwire_transports.http2.wire import STREAM_WINDOW, RequestHead
+from plugwire_transports.http2.streams import STREAM_WINDOW
+from plugwire_transports.http2.wire import RequestHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
