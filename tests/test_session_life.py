@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
+import signal
 import threading
 from typing import Any
 
@@ -298,10 +300,15 @@ async def test_a_handle_that_is_dropped_gives_its_place_back(world: World) -> No
 # -- fork ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("version", ["http/1.1", "h2"])
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("is_reading", [False, True])
-def test_after_a_fork_the_child_starts_with_an_empty_pool(tls: bool, is_reading: bool) -> None:
-    with Server(tls=tls) as server, plugwire.Session(limits=Limits(max_connections=2)) as session:
+def test_after_a_fork_the_child_starts_with_an_empty_pool(tls: bool, is_reading: bool, version: str) -> None:
+    limits = Limits(max_connections=2)
+    with (
+        Server(tls=tls, http_versions=(version,)) as server,
+        plugwire.Session(limits=limits, http_versions=(version,)) as session,
+    ):
         options: Any = {"tls": server.tls_config} if tls else {}
         mine = session.get(f"{server.url}/hello", **options).connection
         assert mine is not None
@@ -337,6 +344,49 @@ def test_after_a_fork_the_child_starts_with_an_empty_pool(tls: bool, is_reading:
         after = session.get(f"{server.url}/hello", **options).connection
         assert after is not None
         assert after.reused
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_a_thread_of_the_parent_holds_hinders_nobody_in_the_child() -> None:
+    """Another thread has the lock of a shared connection at the moment of the fork; in the child it never lets go."""
+    with Server(http_versions=("h2",)) as server, plugwire.Session(http_versions=("h2",)) as session:
+        responses = [session.open_request("GET", f"{server.url}/bytes/500000").send()]
+        (connection,) = session.view.engine.pool._live.values()
+        is_held, is_over = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with connection.lock:  # type: ignore[attr-defined]
+                is_held.set()
+                is_over.wait(30)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert is_held.wait(30)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            says = b"failed"
+            try:
+                assert connection.is_closed
+                assert connection.stream._sock.fileno() == -1, "the parent's descriptor is kept open"  # type: ignore[attr-defined]
+                responses.clear()
+                says = b"ok"
+            except BaseException as error:
+                says = repr(error).encode()
+            finally:
+                os.write(writing, says)
+                os._exit(0)
+        is_over.set()
+        os.close(writing)
+        try:
+            said = os.read(reading, 1000) if select.select([reading], [], [], 20)[0] else b"it hangs"
+        finally:
+            os.close(reading)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            thread.join()
+        assert said == b"ok"
+        assert len(responses[0].read()) == 500_000
 
 
 async def _get(session: Any, url: str) -> None:

@@ -758,6 +758,12 @@ class HTTP2Connection(Connection):
             if self._leader is None and not self._is_torn:
                 self._die("the connection was closed on this side")
 
+    def disown(self) -> None:
+        self.lock = threading.RLock()  # the thread that held the old one may not exist here
+        self.is_closed = self.is_idle = True
+        self.capacity = 0
+        self.stream.disown()
+
     # -- keep-alive ------------------------------------------------------------------------------------------------
 
     def _next_ping(self, keep_alive: KeepAlive) -> float:
