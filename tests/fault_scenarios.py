@@ -15,7 +15,18 @@ from faces import AsyncFace
 from plugwire import Limits, Timeout
 from plugwire.drive import drive
 from plugwire.testing import Server
-from plugwire.testing.faults import FAULTS, Fault, Faults, Kind, Run, async_sweep, sweep
+from plugwire.testing.faults import (
+    FAULTS,
+    Fault,
+    FaultFailure,
+    Faults,
+    Kind,
+    Run,
+    async_sweep,
+    check_session,
+    sweep,
+)
+from plugwire.testing.interrupts import Interrupts
 from plugwire.testing.loopback import Loopback
 from plugwire_plugins.retries import Retries, RetryPolicy
 from third_party.hedging import Hedging
@@ -340,3 +351,49 @@ def swept(sites: Sites, scenario: Scenario, fault: Fault, world: str, *, first: 
 
         runs = kind.run(main)
     return runs
+
+
+# -- an interrupt at any bytecode ----------------------------------------------------------------------------------
+
+
+INTERRUPTED = (
+    "GET",
+    "POST, one-shot",
+    "chunked both ways",
+    "closed unread",
+    "keep-alive",
+    "leased connection",
+    "TLS GET",
+)
+"""Scenarios that are interrupted at any bytecode, too; those of HTTP/1.1."""
+
+
+def interrupted(sites: Sites, scenario: Scenario, *, first: int = 1, step: int = 1) -> list[str]:
+    """Interrupt a scenario of the blocking world at each bytecode in turn, or at each `step`th: where it was."""
+    server: Any = getattr(sites, scenario.site)
+    site = Site(KINDS["blocking"](), server)
+    places: list[str] = []
+    number = first
+    while True:
+        faults = Faults()
+        interrupts = Interrupts(number)
+        with scenario.session(faults, server, plugwire.Session) as session:
+            face: Any = AsyncFace(session)
+            try:
+                interrupts.run(lambda face=face: drive(scenario.run(face, site)))  # type: ignore[misc]
+            except KeyboardInterrupt:
+                pass
+            where = f"at bytecode {number}, {interrupts.where}"
+            try:
+                check_session(session)
+                drive(get(face, site))
+                drive(get(face, site))
+                check_session(session)
+            except Exception as error:
+                raise FaultFailure(f"{scenario.name}, interrupted {where}: {error!r}") from error
+        if faults.open_streams:
+            raise FaultFailure(f"{scenario.name}, interrupted {where}: {faults.open_streams} streams are open")
+        if not interrupts.was_raised:
+            return places
+        places.append(interrupts.where)
+        number += step

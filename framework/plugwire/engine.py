@@ -18,6 +18,7 @@ from plugwire.messages import AsyncResponse
 from plugwire.pipeline import Layer, compile_chain, layers_of
 from plugwire.pool import COMPANY, Pool, PoolStats, Share, Slot, Ticket
 from plugwire.registry import watched
+from plugwire.runtimes.locks import HandoverLock
 from plugwire.timeouts import Deadline
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Engine:
         self.never = Deadline(runtime.now)
         self.pool = Pool(self.limits, runtime.now, self._connection_closed)
         self._view = view
-        self._opening = runtime.lock()
+        self._opening = HandoverLock(runtime.waiter)
         _engines.add(self)
 
     def check_open(self) -> None:
@@ -123,7 +124,7 @@ class Engine:
     async def open(self) -> None:
         """Run `session_opened`, once, before the first request."""
         self.check_open()
-        async with self._opening:
+        async with self._opening.turn():
             if self.is_open:
                 return
             self.check_open()
@@ -148,7 +149,7 @@ class Engine:
             return
         self._abort(pool, reason)
         # Who is opening the session just now ends first.
-        async with self._opening:
+        async with self._opening.turn():
             await self._run_closed(None)
 
     def drop(self) -> None:
@@ -196,7 +197,7 @@ class Engine:
         self.pool.start_anew()
         self._bodies = WeakSet()
         self.waits = Scope()
-        self._opening = self.runtime.lock()
+        self._opening = HandoverLock(self.runtime.waiter)
 
     # -- the road
 

@@ -103,6 +103,7 @@ class Slot:
     )
 
     def __init__(self, lane: Lane, made_at: float, lost: Callable[[Slot], None]) -> None:
+        self.is_counted = False  # who counts it says so, in the same breath: an interrupt comes behind a call only
         self.lane = lane
         self.made_at = made_at
         self.idle_since = 0.0
@@ -115,10 +116,9 @@ class Slot:
         self.granted: set[int] = set()
         self.shares: set[int] = set()
         self._lost = lost
-        self.is_counted = True
 
     def __del__(self) -> None:
-        if self.is_counted:
+        if getattr(self, "is_counted", False):  # not, if an interrupt came before all else
             self._lost(self)
 
 
@@ -150,7 +150,7 @@ class Share:
         self.slot.shares.discard(id(self))
 
     def __del__(self) -> None:
-        if self.is_counted:
+        if getattr(self, "is_counted", False):
             self.end()
             self._lost(self.connection)
 
@@ -620,12 +620,14 @@ class Table:
             in_the_way, reason = self.idle, "its place was needed for another connection"
         if in_the_way is not None and not in_the_way:
             return None
+        slot = Slot(lane, now, self.lose)
         self.count += 1
         places.count += 1
         lane.users += 1
+        slot.is_counted = True
         if in_the_way is not None:
             self._evict(next(iter(in_the_way)), reason)
-        return Slot(lane, now, self.lose)
+        return slot
 
     def _stand_in_line(self, ticket: Ticket, now: float) -> None:
         """A waiter needs a place, and will have it when its turn comes."""
@@ -688,10 +690,15 @@ class Table:
             if places is None:
                 break
             ticket = next(iter(places.waiters))
+            lane = ticket.lane
+            slot = Slot(lane, now, self.lose)
             self.count += 1
             places.count += 1
+            lane.users += 1
+            slot.is_counted = True
             heapq.heappop(self._ready)
-            self._grant(ticket, Slot(ticket.lane, now, self.lose), now)
+            self._grant(ticket, slot, now)
+            lane.users -= 1  # the waiter's use of its route has become the place's
         self._go_on(now)
 
     def _push(self, places: OriginPlaces) -> None:
@@ -1125,6 +1132,7 @@ class Pool:
 
     def stats(self) -> PoolStats:
         """How things stand."""
+        self._look_again()
         with self._lock:
             table = self._table
             queued: Counter[Origin] = Counter()
