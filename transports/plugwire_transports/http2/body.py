@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from plugwire import Error, ReadError
+from plugwire import Busy, Error, ReadError
 from plugwire_transports.response_body import ResponseBody
 
 if TYPE_CHECKING:
@@ -59,13 +59,16 @@ class HTTP2Body(ResponseBody):
 
     async def _more(self, exchange: HTTP2Exchange) -> None:
         """Nothing is left of what has come: the end, an error, or wait."""
+        if self._is_reading:  # a second wait in the name of one stream would take the lead away from the first
+            raise Busy("somebody else reads this response already: it has one user at a time")
         try:
             if exchange.is_ended and exchange.failure is None:
                 if not exchange.held:
                     self._finish(exchange)
                 return
             self._is_reading = True
-            exchange.raise_stopped()
+            if exchange.is_aborted or not exchange.held:  # else both came just now, content first
+                exchange.raise_stopped()
             at = self._read_at()
             await self._connection.wait_for(exchange, exchange.has_content, at)
             if not exchange.held:

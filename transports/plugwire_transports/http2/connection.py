@@ -67,6 +67,9 @@ JOIN_UP_TO: Final = 65536
 CANCEL: Final = 0x8
 """RFC 9113, 7."""
 
+TORN: Final = "a thread was interrupted while it moved the connection"
+"""Rule 7: why it ends, before anybody makes another move on it."""
+
 SLICE: Final = 0.1
 """Seconds that a leader waits at a time on a stream that cannot be nudged."""
 
@@ -180,7 +183,7 @@ class HTTP2Connection(Connection):
         try:
             with self.lock:
                 if self._is_torn:
-                    self._die("a thread was interrupted while it moved the connection")
+                    self._die(TORN)
                 if self.capacity < 1:
                     raise Refused("the HTTP/2 connection takes no further stream")
                 head = self._memo.head_of(exchange.request)
@@ -253,6 +256,8 @@ class HTTP2Connection(Connection):
             exchange.check_complete(sent)
             trailers = request.trailers() if request.trailers is not None else None
             with self.lock:
+                if self._is_torn:
+                    self._die(TORN)
                 stream = exchange.stream
                 if stream is None or exchange.is_stopped() or (exchange.is_superfluous() and sent != exchange.length):
                     return
@@ -507,7 +512,7 @@ class HTTP2Connection(Connection):
         if self.is_closed:
             return
         if self._is_torn:
-            self._die("a thread was interrupted while it moved the connection")
+            self._die(TORN)
             return
         wire, stream = self._wire, self.stream
         left = READ_AT_ONCE
@@ -543,6 +548,8 @@ class HTTP2Connection(Connection):
 
     def _write_out(self) -> None:
         """Write what is queued, as far as it goes out."""
+        if self._is_torn:
+            self._die(TORN)
         if self.is_closed:
             return
         stream = self.stream
@@ -573,7 +580,7 @@ class HTTP2Connection(Connection):
 
     def look(self, exchange: HTTP2Exchange) -> None:
         """Take in what has come, if nobody leads who does it anyway."""
-        if self._leader is None and not exchange.held:
+        if self._is_torn or (self._leader is None and not exchange.held):
             self._move(None)
 
     def room(self, exchange: HTTP2Exchange) -> int:
@@ -605,6 +612,8 @@ class HTTP2Connection(Connection):
 
     def write(self, exchange: HTTP2Exchange, data: memoryview, ends: bool = False) -> None:
         """Content of a tunnel, at most `room` bytes."""
+        if self._is_torn:
+            self._die(TORN)
         stream = exchange.stream
         if stream is not None and exchange.failure is None and not exchange.is_sent:
             self._is_torn = True
@@ -625,7 +634,7 @@ class HTTP2Connection(Connection):
             if self._is_torn:  # by an interrupt behind our answer, or another thread is at work
                 with self.lock:
                     if self._is_torn:
-                        self._die("a thread was interrupted while it moved the connection")
+                        self._die(TORN)
                 self.settle()
             return
         with self.lock:
@@ -656,7 +665,7 @@ class HTTP2Connection(Connection):
             exchange.stream = None
             return
         if self._is_torn:
-            self._die("a thread was interrupted while it moved the connection")
+            self._die(TORN)
             return
         self._was_used()
         self._is_torn = True
@@ -736,8 +745,9 @@ class HTTP2Connection(Connection):
 
     def is_fresh(self) -> bool:
         with self.lock:
-            self._is_dry = False
-            self._move(None)
+            if self._leader is None:  # else another one has begun just now, and what was read here would not wake it
+                self._is_dry = False
+                self._move(None)
             is_fresh = not (self.is_closed or self.is_draining)
         return is_fresh
 

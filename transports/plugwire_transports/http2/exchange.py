@@ -243,8 +243,8 @@ class HTTP2Exchange(Exchange):
         return done
 
     def forget_content(self) -> None:
-        """What has come will not be read."""
-        self._pieces.clear()
+        """What has come will not be read. Without the lock: another thread may be just taking from it."""
+        self._pieces = deque()
         self._held = 0
 
     # -- from outside
