@@ -220,6 +220,25 @@ def test_links_take_no_more_memory_than_they_are_long(value: str) -> None:
     assert peak < 24 * len(value)  # a match for each round kept 400 bytes for each character
 
 
+@pytest.mark.parametrize("value", ['"' * 250_000, '"' + "\\x" * 125_000 + '"', '"a\\",",' * 40_000])
+def test_lists_take_no_more_memory_than_they_are_long(value: str) -> None:
+    headers = Headers({"x": value})
+    tracemalloc.start()
+    assert headers.get_list("x", split=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * len(value)
+
+
+@pytest.mark.parametrize("text", ["http://h" + "/" * 250_000, "http://" + "a." * 125_000 + "a/"])
+def test_urls_take_no_more_memory_than_they_are_long(text: str) -> None:
+    tracemalloc.start()
+    assert URL(text).href == text
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 24 * len(text)
+
+
 async def test_urllib3_2_6_3_a_peer_cannot_make_us_wait_as_long_as_it_likes(world: World) -> None:
     busy = Response(503, headers={"Retry-After": "1000000"}, content=b"")
     mock = MockTransport(lambda request: busy)

@@ -57,8 +57,6 @@ SECRET_NAMES: Final = frozenset({"authorization", "proxy-authorization", "cookie
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*+")
 _LINE: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
-# Atomic groups where possessive quantifiers over a group would do: CPython below 3.11.5 matches those wrongly.
-_LIST_ELEMENT: Final = re.compile(r'(?>(?:[^",]++|"(?>(?:[^"\\]++|\\.?)*)"?)+)')
 
 
 class Headers(MutableMapping[str, str]):
@@ -164,7 +162,7 @@ class Headers(MutableMapping[str, str]):
         values = self._fields.values(name)
         if not split:
             return values
-        elements = (element.strip(" \t") for value in values for element in _LIST_ELEMENT.findall(value))
+        elements = (element.strip(" \t") for value in values for element in _split_list(value))
         return [element for element in elements if element]
 
     def get_int(self, name: str) -> int | None:
@@ -626,6 +624,49 @@ def _join(name: str | bytes, values: list[str]) -> str:
     if key == "set-cookie" and len(values) > 1:
         raise UsageError("several Set-Cookie lines cannot be joined (RFC 9110, 5.3): use get_list('set-cookie')")
     return ("; " if key == "cookie" else ", ").join(values)
+
+
+# -- lists ---------------------------------------------------------------------------------------------------------
+
+
+def _split_list(value: str) -> list[str]:
+    """The value cut at the commas that are not in a quoted string. One that does not end goes on to the end."""
+    if '"' not in value:
+        return value.split(",")
+    elements: list[str] = []
+    start = place = 0
+    comma = -1
+    while True:
+        if comma < place:
+            comma = value.find(",", place)
+            if comma < 0:
+                comma = len(value)
+        quote = value.find('"', place, comma)
+        if quote >= 0:
+            place = end_of_quoted(value, quote + 1) + 1
+            if place:
+                continue
+            comma = len(value)
+        elements.append(value[start:comma])
+        if comma == len(value):
+            return elements
+        start = place = comma + 1
+
+
+def end_of_quoted(value: str, place: int) -> int:
+    """Where the quote is that ends a quoted string (RFC 9110, 5.6.4) whose content begins at `place`; -1: none is.
+
+    Not by a regular expression: for each escaped character it would keep some 200 bytes until the match ends.
+    """
+    quote = value.find('"', place)
+    while quote >= 0:
+        escape = value.find("\\", place, quote)
+        if escape < 0:
+            return quote
+        place = escape + 2
+        if place > quote:
+            quote = value.find('"', place)
+    return -1
 
 
 # -- dates ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from plugwire.headers import end_of_quoted
+
 _TARGET: Final = re.compile(r"<([^<>]*)>")
 _PARAM: Final = re.compile(r"\s*;\s*([\w!#$%&'*+.^`|~-]++)\s*")
 _PLAIN: Final = re.compile(r'=\s*([^\s;,"]++)')
@@ -28,21 +30,8 @@ def parse_links(value: str) -> list[dict[str, str]]:
             content = ""
             if plain := _PLAIN.match(value, place):
                 content, place = plain[1], plain.end()
-            elif (quote := _QUOTE.match(value, place)) and (end := _end_of_quoted(value, quote.end())) >= 0:
+            elif (quote := _QUOTE.match(value, place)) and (end := end_of_quoted(value, quote.end())) >= 0:
                 content, place = value[quote.end() : end], end + 1
             link.setdefault(param[1].lower(), content)
         links.append(link)
     return links
-
-
-def _end_of_quoted(value: str, place: int) -> int:
-    """Where the quote is that ends the string which begins at `place`; -1 if it does not end."""
-    quote = value.find('"', place)
-    while quote >= 0:
-        escape = value.find("\\", place, quote)
-        if escape < 0:
-            return quote
-        place = escape + 2
-        if place > quote:
-            quote = value.find('"', place)
-    return -1

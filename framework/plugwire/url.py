@@ -436,7 +436,8 @@ class _Parts:
 
 def parse(text: str) -> URL:
     """`URL(text)` without the cache."""
-    if plain := _PLAIN.fullmatch(text):
+    # Not for long ones, of peers perhaps: the match keeps some 130 bytes for each segment while it goes on.
+    if len(text) <= _CACHED_LENGTH and (plain := _PLAIN.fullmatch(text)):
         url = _make_plain(plain)
         if url is not None:
             return url
