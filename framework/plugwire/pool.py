@@ -1015,10 +1015,12 @@ class Pool:
         if not is_over and (slot.leases or slot.is_sending or not connection.is_idle or connection.capacity < 1):
             return
         with self._lock:
-            if connection.place is not slot:
-                return  # another thread saw the same change
-            connection.place = None
-            if is_over:
+            is_late = connection.place is not slot  # another thread saw the same change
+            if not is_late:
+                connection.place = None
+            if is_late:
+                outcome, is_over = NOTHING, False
+            elif is_over:
                 outcome = self._table.free(slot, self._now())
             else:
                 outcome = self._table.give_back(slot, connection, self._now())
@@ -1084,6 +1086,7 @@ class Pool:
             slot: Slot | None = connection.place
             if slot is not None:  # else it was closed just now
                 slot.leases += number
+        self._look_again()
         self._changed(connection)
 
     def hurry(self, ticket: Ticket) -> None:
