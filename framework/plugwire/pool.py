@@ -408,7 +408,7 @@ class Table:
         elif lane.may_queue and not lane.shared:
             self._single(lane, now)
         self._serve_lane(lane, now)
-        self._serve(now)
+        self.serve(now)
         return self._outcome(None, None, share)
 
     def take(self, connection: Connection) -> Outcome:
@@ -422,7 +422,7 @@ class Table:
         """The capacity or a flag of a shared connection has changed, or a share of it has ended. `refused`: it took no
         request though nobody else uses it, so it is good for nothing."""
         self._settle(connection, now, refused)
-        self._serve(now)
+        self.serve(now)
         return self._outcome(None)
 
     def hurry(self, ticket: Ticket, now: float) -> Outcome:
@@ -487,7 +487,7 @@ class Table:
     def free(self, slot: Slot, now: float) -> Outcome:
         """The place is empty: its connection is closed, or the dial failed."""
         self._end_place(slot, now)
-        self._serve(now)
+        self.serve(now)
         return self._outcome(None)
 
     def leave(self, ticket: Ticket, now: float) -> Outcome:
@@ -525,7 +525,7 @@ class Table:
                 self._end_place(lost, now)
             else:
                 self._settle(lost, now)
-        self._serve(now)
+        self.serve(now)
         return self._outcome(None)
 
     def expire(self, now: float) -> None:
@@ -683,7 +683,7 @@ class Table:
         if lane.may_queue:
             del lane.waiting[ticket]
 
-    def _serve(self, now: float) -> None:
+    def serve(self, now: float) -> None:
         """Give free places to waiters, the oldest first."""
         while self.count < self.limits.max_connections:
             places = self._oldest_ready()
@@ -1018,12 +1018,16 @@ class Pool:
             is_late = connection.place is not slot  # another thread saw the same change
             if not is_late:
                 connection.place = None
-            if is_late:
-                outcome, is_over = NOTHING, False
-            elif is_over:
-                outcome = self._table.free(slot, self._now())
-            else:
-                outcome = self._table.give_back(slot, connection, self._now())
+            try:
+                if is_late:
+                    outcome, is_over = NOTHING, False
+                elif is_over:
+                    outcome = self._table.free(slot, self._now())
+                else:
+                    outcome = self._table.give_back(slot, connection, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
         if is_over:
             connection.close()
             self._closed(connection, "closed")
@@ -1046,6 +1050,9 @@ class Pool:
             return
         try:
             outcome = self._table.settle(connection, self._now())
+        except BaseException:
+            self._interrupted()
+            raise
         finally:
             self._lock.release()
         if outcome.closing or self._table.lost:
@@ -1098,7 +1105,11 @@ class Pool:
     def free(self, slot: Slot) -> None:
         """The place is empty."""
         with self._lock:
-            outcome = self._table.free(slot, self._now())
+            try:
+                outcome = self._table.free(slot, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
         self._carry_out(outcome)
 
     def collect(self, ticket: Ticket) -> Slot | Share | None:
@@ -1112,7 +1123,11 @@ class Pool:
     def leave(self, ticket: Ticket) -> None:
         """A waiter gives up. Called on the way out of every wait; does nothing if the grant was collected."""
         with self._lock:
-            outcome = self._table.leave(ticket, self._now())
+            try:
+                outcome = self._table.leave(ticket, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
         self._carry_out(outcome)
 
     def joined(self, connection: Connection, slot: Slot) -> None:
@@ -1179,10 +1194,18 @@ class Pool:
         self._table.lost.append(lost)
         if self._lock.acquire(blocking=False):
             try:
-                outcome = self._table.sweep(self._table.latest)
+                try:
+                    outcome = self._table.sweep(self._table.latest)
+                except BaseException:  # an interrupt, which a finaliser swallows
+                    outcome = self._table.sweep(self._table.latest)
             finally:
                 self._lock.release()
             self._carry_out(outcome)
+
+    def _interrupted(self) -> None:
+        """A step was interrupted, maybe between freeing a place and giving it to who waits: give it now. Under the
+        lock. What the step had in hand is lost, and comes back as what is lost does."""
+        self._table.serve(self._table.latest)
 
     def start_anew(self) -> None:
         """In the child of a fork: the connections belong to the parent. They are not closed here, because closing

@@ -73,9 +73,12 @@ class ResponseBody(Body):
 
     def _raise(self, error: BaseException) -> NoReturn:
         broken = self._meant(error)
-        if broken is error:
-            raise error
-        raise broken from error
+        try:
+            if broken is error:
+                raise error
+            raise broken from error
+        finally:
+            del error, broken  # or error, traceback and this frame would hold each other, and a place in the pool
 
     def _meant(self, error: BaseException) -> BaseException:
         """What a failed read means."""
