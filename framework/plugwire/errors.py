@@ -35,10 +35,12 @@ class Error(Exception):
     Attributes:
         request: the request that failed, as it went out, or None outside of a request.
         phase: where it failed (see `Phase`), or None outside of a request.
-        sent: True from the moment the first byte was handed to the stream. May be True though nothing left this
-            machine; never False though something did.
+        sent: True from the moment the first byte was handed to the stream, by this attempt or an earlier one. May be
+            True though nothing left this machine; never False though something did.
         replayable: True if sending the same request again cannot make the peer act twice: nothing was sent, or the
             peer said that it did not act, or the method is idempotent (RFC 9110, 9.2.2), and the body can be replayed.
+            It says that sending it again does no harm, not that it helps: a `NoTransport` or a `PluginError` before
+            the first byte is replayable, and unless something is changed it will fail in the same way.
         attempts: how many attempts were made on the wire, this one included.
         connection: what is known of the connection, or None.
     """

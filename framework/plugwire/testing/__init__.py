@@ -5,6 +5,8 @@
 - `ScriptedPeer`: a peer that says and expects exact bytes, for what real servers do not do; the steps of its scripts
   are in `plugwire.testing.peer`.
 - `memory_streams`, `check_stream`: streams without sockets, and the conformance kit for streams.
+- `plugwire.testing.faults`: make each operation of a call fail, one after another, and see that nothing is left.
+- `plugwire.testing.interrupts`: the same with an interrupt at each bytecode, in the blocking world.
 - `plugwire.testing.fixtures`: pytest fixtures; `pytest_plugins = ["plugwire.testing.fixtures"]` in a conftest.py.
 
 Everything is imported when first used. `Server(tls=True)` and `ScriptedPeer(tls=True)` need the package trustme
