@@ -435,6 +435,19 @@ async def test_the_total_ends_a_peer_that_drips(world: World, begin: bytes, drip
             assert session.stats().open == 0
 
 
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_total_ends_a_peer_that_pours(world: World, tls: bool) -> None:
+    # Nobody ever waits, so it is not a wait that ends it.
+    with ScriptedPeer([expect_head(), for_ever(HEAD + b"\r\n", b"x" * 65536)], tls=tls) as peer:
+        async with bare(world, tls=peer.tls_config if tls else TLSConfig()) as session:
+            async with session.stream("GET", peer.url, timeout=Timeout(total=0.3)) as response:
+                with pytest.raises(TotalTimeout) as caught:
+                    while await response.read(65536):
+                        pass
+                assert caught.value.phase == "body"
+            assert session.stats().open == 0
+
+
 async def test_the_total_ends_a_peer_that_sips(world: World) -> None:
     seen = threading.Event()
 
