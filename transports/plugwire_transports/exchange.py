@@ -68,8 +68,15 @@ class Exchange:
         return None
 
     def write_at(self, now: float) -> float:
-        """When the next write must have made progress."""
+        """When the next write must have made progress.
+
+        Raises:
+            TimeoutError: the deadline has passed. Asked here too, because a peer that reads at once lets no write wait,
+                and only a wait looks at the time: an upload without end would go on beyond it.
+        """
         write = self.call.timeout.write
+        if now >= self.deadline.at:
+            raise TimeoutError
         return min(self.deadline.at, inf if write is None else now + write)
 
     def read_at(self, now: float) -> float:

@@ -156,8 +156,9 @@ class HTTP11Connection(Connection):
         with call.step(Send, request=exchange.request, connection=self.info):
             try:
                 if exchange.is_simple:
+                    at = exchange.write_at(self._now())
                     exchange.sent = True
-                    await self.stream.send(exchange.head, exchange.write_at(self._now()))
+                    await self.stream.send(exchange.head, at)
                     exchange.tell_sent(call, exchange.size_in_head)
                 else:
                     head = await self._upload(exchange, call)
@@ -177,8 +178,9 @@ class HTTP11Connection(Connection):
         body = request.body.open(call)
         exchange.is_upload_open = True
         try:
+            at = exchange.write_at(self._now())
             exchange.sent = True
-            await stream.send(exchange.head, exchange.write_at(self._now()))
+            await stream.send(exchange.head, at)
             if exchange.expect is not None:
                 head = await self._continued(exchange, call)
                 if head is not None:

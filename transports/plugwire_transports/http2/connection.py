@@ -286,6 +286,7 @@ class HTTP2Connection(Connection):
         while True:
             if exchange.interim:
                 self._tell_interim(exchange)
+            at = exchange.write_at(self._now())
             with self.lock:
                 if exchange.answer is not None and exchange.stream is not None and not exchange.call.streaming:
                     # All of the response will be read, but not before the upload is over: a peer that sends back what
@@ -311,7 +312,7 @@ class HTTP2Connection(Connection):
             if not rest:
                 return True
             if not size:
-                await self.wait_for(exchange, exchange.may_send, exchange.write_at(self._now()))
+                await self.wait_for(exchange, exchange.may_send, at)
 
     async def _continued(self, exchange: HTTP2Exchange) -> None:
         """Wait for 100 (Continue), at most as long as the caller said (RFC 9110, 10.1.1)."""
