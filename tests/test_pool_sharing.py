@@ -4,6 +4,7 @@ the pool at work with a transport whose connections take several requests each."
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections import Counter
@@ -16,6 +17,7 @@ from unittest.mock import patch
 from weakref import WeakSet
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -588,6 +590,8 @@ class Machine(RuleBasedStateMachine):
 
 
 TestSharing = Machine.TestCase
+# A step with real connections behind it takes long: a longer look is PLUGWIRE_SOAK=50.
+TestSharing.settings = settings(max_examples=40 * int(os.environ.get("PLUGWIRE_SOAK", "1")), deadline=None)
 
 
 # -- at work ---------------------------------------------------------------------------------------------------------
