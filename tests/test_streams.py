@@ -616,6 +616,38 @@ def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -
     trio.run(main)
 
 
+@pytest.mark.parametrize("run", [lambda main: asyncio.run(main(), debug=True), trio.run], ids=["asyncio", "trio"])
+def test_a_nudge_may_come_from_a_finaliser_in_any_thread(run: Callable[..., object]) -> None:
+    """The collector runs in whichever thread is there, while a task of the loop's own thread is at work."""
+
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        errors: list[BaseException] = []
+
+        async def waits() -> None:
+            await mine.wait(True, False, runtime.now() + 20)
+
+        def nudges() -> None:
+            try:
+                mine.nudge()
+            except BaseException as error:
+                errors.append(error)
+
+        task = runtime.start(waits)
+        for _ in range(3):
+            await runtime.turn()
+        thread = threading.Thread(target=nudges)
+        thread.start()
+        thread.join()
+        assert not errors
+        await task.join()
+        mine.close()
+        theirs.close()
+
+    run(main)
+
+
 def test_a_nudge_between_the_last_look_and_the_poll_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = blocking_runtime()
     stream, theirs = socket_pair(runtime)

@@ -282,10 +282,11 @@ class AsyncioStream(SocketStream):
         waiting = self._reading
         if waiting is None:
             return
-        if current_task(self._loop) is not None:
+        if get_ident() == self._thread and current_task(self._loop) is not None:
             wake(waiting)
         else:
-            # A finaliser may run between the loop's look at what is ready and its sleep, which only this ends.
+            # A finaliser may run in another thread, or between the loop's look at what is ready and its sleep, which
+            # only this ends.
             self._loop.call_soon_threadsafe(wake, waiting)
 
     # -- the end ---------------------------------------------------------------------------------------------------

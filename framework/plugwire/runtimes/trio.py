@@ -34,6 +34,7 @@ class TrioStream(SocketStream):
 
     _now = staticmethod(trio.current_time)
     _waiting: trio.CancelScope | None = None  # the wait for readability that is under way
+    _token: trio.lowlevel.TrioToken | None = None  # of the run that it belongs to
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
         if trio.current_time() >= at:
@@ -61,6 +62,8 @@ class TrioStream(SocketStream):
         if read:
             if self._waiting is not None:
                 raise _busy()
+            if self._token is None:
+                self._token = trio.lowlevel.current_trio_token()
             self._waiting = scope
         try:
             await _until_ready(self._sock, read, write, scope)
@@ -73,13 +76,18 @@ class TrioStream(SocketStream):
             raise too_late()
 
     def nudge(self) -> None:
-        scope = self._waiting
-        if scope is None:
+        scope, token = self._waiting, self._token
+        if scope is None or token is None:
             return
-        if trio.lowlevel.in_trio_task():
+        if trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is token:
             scope.cancel()
-        else:  # a finaliser in the middle of trio's own work: maybe between its look at what is ready and its sleep
-            trio.lowlevel.current_trio_token().run_sync_soon(scope.cancel)
+        else:
+            # A finaliser in another thread, or in the middle of trio's own work: maybe between its look at what is
+            # ready and its sleep.
+            try:
+                token.run_sync_soon(scope.cancel)
+            except trio.RunFinishedError:
+                pass
 
     def close(self) -> None:
         if not self._is_over:
