@@ -150,6 +150,20 @@ def until_closed(data: bytes, each: int | None) -> Step:
     return until_closed
 
 
+def saying(data: bytes, each: int | None, said: threading.Event) -> Step:
+    """Send `data` in pieces, as far as the client takes it, and set the event when all is there."""
+
+    def saying(connection: PeerConnection) -> None:
+        try:
+            send(data, each=each)(connection)
+        except OSError:
+            pass  # it has seen enough
+        said.set()
+        connection.read_end()
+
+    return saying
+
+
 @contextmanager
 def little_memory(most: int) -> Iterator[None]:
     """What the block allocates at its peak is at most so many bytes. (The peer's part is in it.)"""
@@ -311,9 +325,11 @@ async def test_chunks_that_can_be_read_in_two_ways_are_refused(world: World, wha
 async def test_an_empty_chunk_is_the_end_and_what_follows_is_surplus(world: World) -> None:
     data = CHUNKED + b"0\r\n\r\n" + b"5\r\nhello\r\n0\r\n\r\n"
     for each in (None, 1):
-        with ScriptedPeer([expect_head(), until_closed(data, each)], [expect_head(), send(OK)]) as peer:
+        said = threading.Event()
+        with ScriptedPeer([expect_head(), saying(data, each, said)], [expect_head(), send(OK)]) as peer:
             async with bare(world) as session:
                 assert (await session.get(peer.url)).content == b""
+                assert await world.runtime().run_blocking(said.wait, 30)
                 assert (await session.get(peer.url)).content == b"ok"
             assert peer.accepted == 2
 
@@ -338,15 +354,7 @@ async def test_a_response_behind_the_response_is_nobodys(world: World, answer: b
     # when the next request is on its way nobody can tell from an answer to it, so all of it is there before.
     said = threading.Event()
 
-    def answer_twice(connection: PeerConnection) -> None:
-        try:
-            send(answer + EVIL, each=each)(connection)
-        except OSError:
-            pass  # it has seen enough
-        said.set()
-        connection.read_end()
-
-    script = [expect_head(), answer_twice]
+    script = [expect_head(), saying(answer + EVIL, each, said)]
     with ScriptedPeer(script, [expect_head(), send(OK)]) as peer:
         async with bare(world) as session:
             assert (await session.get(peer.url)).content in (b"ok", b"")
