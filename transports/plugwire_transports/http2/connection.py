@@ -714,7 +714,7 @@ class HTTP2Connection(Connection):
     # -- the connection's own life ---------------------------------------------------------------------------------
 
     def _measure(self) -> None:
-        """Bring what the pool looks at up to date; `_settle` tells it, after the lock."""
+        """Bring what the pool looks at up to date; `settle` tells it, after the lock."""
         wire = self._wire
         open_streams = wire.open_streams
         has_news = self.is_closed
