@@ -1,4 +1,4 @@
-"""The pool at work: its rules, each with what fails without it; replays; many threads and tasks on few connections."""
+"""The pool at work: its rules, each with what fails without it; replays."""
 
 from __future__ import annotations
 
@@ -330,62 +330,6 @@ async def test_nothing_is_replayed_after_a_byte_of_the_response(world: World, be
 
 
 # -- many ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("limit", [1, 8])
-async def test_many_callers_share_few_connections(world: World, limit: int) -> None:
-    callers, each = (64, 6) if world.name == "blocking" else (200, 2)
-    with Server() as server:
-        async with world.session(limits=Limits(max_connections=limit)) as session:
-
-            async def caller() -> None:
-                for _ in range(each):
-                    assert (await session.get(f"{server.url}/bytes/10")).content == bytes(range(10))
-                    assert session.stats().open <= limit
-
-            await world.gather(*[caller] * callers)
-            assert server.accepted <= limit
-            assert session.stats()[1:3] == (session.stats().open, 0)
-
-
-async def test_many_callers_of_several_origins_all_come_to_their_turn(world: World) -> None:
-    with Server() as one, Server() as two, Server() as three:
-        async with world.session(limits=Limits(max_connections=2, max_connections_per_origin=1)) as session:
-
-            async def caller(server: Server) -> None:
-                for _ in range(3):
-                    assert (await session.get(f"{server.url}/hello")).ok
-
-            servers = [one, two, three] * 8
-            await world.gather(*[lambda server=server: caller(server) for server in servers])  # type: ignore[misc]
-            assert session.stats().waiting == 0
-            assert session.stats().open == session.stats().idle <= 2
-
-
-async def test_closing_the_session_among_many_callers_ends_all_of_them(world: World) -> None:
-    with Server() as server:
-        async with world.session(limits=Limits(max_connections=4)) as session:
-            done: list[Any] = []
-
-            async def caller() -> None:
-                try:
-                    while True:
-                        response = await session.get(f"{server.url}/bytes/100000")
-                        assert len(response.content) == 100_000
-                        done.append(response)
-                except SessionClosed as error:
-                    done.append(error)
-
-            async def closer() -> None:
-                runtime = world.runtime()
-                while len(done) < 30:
-                    await runtime.sleep(0.001, float("inf"))
-                await session.close()
-
-            await world.gather(closer, *[caller] * 24)
-            assert sum(isinstance(one, SessionClosed) for one in done) == 24
-            assert session.stats()[:3] == (0, 0, 0)
-        assert server.wait_closed()
 
 
 async def test_a_granted_waiter_that_is_cancelled_passes_it_on(world: World) -> None:
