@@ -29,8 +29,7 @@ Rules that hold
    of a block that equals a remembered one is that field.
 
 What is remembered of strings belongs to one connection and ends with it; it is bounded, and emptied when it is full.
-Only the Huffman automaton belongs to the process: a transition for each of 256 states and octets at most (8 MiB), found
-when it is first needed.
+Only the automaton of `huffman` belongs to the process.
 """
 
 from __future__ import annotations
@@ -42,8 +41,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 # The package before its parts: while another thread imports it (h2 does), a part by itself deadlocks with that, and
 # Python gets out of a deadlock of imports by handing out a half-made module.
 import hpack  # noqa: F401  # pyright: ignore[reportUnusedImport]  # for its effect
-from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.table import HeaderTable
+
+from plugwire_transports.http2.huffman import HuffmanError, from_huffman, to_huffman
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,67 +120,6 @@ _INDEX_OF: Final = {pair: index for index, pair in enumerate(_PAIRS, 1)}
 _INDEX_OF_NAME: Final = {name: index for index, (name, _) in reversed([*enumerate(_PAIRS, 1)])}  # its first
 
 
-# -- Huffman code (5.2 and appendix B) -------------------------------------------------------------------------------
-
-_CODES: Final = [format(code, f"0{length}b") for code, length in zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)]
-_SYMBOLS: Final = {code: symbol for symbol, code in enumerate(_CODES)}
-_EOS: Final = 256
-
-
-# A state of the automaton stands for the bits of an unfinished code. At each octet's place in it stand the characters
-# that end in this octet, and the state after it; None if that was not needed before. At _PENDING stand the bits.
-_State: TypeAlias = "list[tuple[str, _State] | None]"
-_PENDING: Final = 256
-_STATES: Final[dict[str, _State]] = {}
-
-# A string is padded with the first bits of EOS, which are all ones, and with fewer than eight.
-_PADDINGS: Final = frozenset("1" * count for count in range(8))
-
-
-def _state(pending: str) -> _State:
-    known = _STATES.get(pending)
-    if known is not None:
-        return known
-    state: _State = [None] * 256
-    state.append((pending, state))
-    return _STATES.setdefault(pending, state)
-
-
-def _pending(state: _State) -> str:
-    at_the_end = state[_PENDING]
-    return at_the_end[0] if at_the_end else ""
-
-
-def _find(state: _State, octet: int) -> tuple[str, _State]:
-    """The transition for an octet, which was not needed before."""
-    code = _pending(state)
-    text = ""
-    for bit in format(octet, "08b"):
-        code += bit
-        symbol = _SYMBOLS.get(code)
-        if symbol == _EOS:
-            raise HPACKError("a Huffman string with EOS inside")
-        if symbol is not None:
-            text += chr(symbol)
-            code = ""
-    state[octet] = found = text, _state(code)
-    return found
-
-
-_START: Final = _state("")
-
-
-def _from_huffman(data: bytes) -> str:
-    state = _START
-    parts: list[str] = []
-    for octet in data:
-        text, state = state[octet] or _find(state, octet)
-        parts.append(text)
-    if _pending(state) not in _PADDINGS:
-        raise HPACKError("a Huffman string that is cut off, or with padding that is too long or not all ones")
-    return "".join(parts)
-
-
 # -- integers and strings (5.1 and 5.2) ------------------------------------------------------------------------------
 
 
@@ -222,18 +161,21 @@ def _read_string(block: bytes, at: int) -> tuple[str, int]:
     if end > len(block):
         raise HPACKError("the block ends inside a string")
     data = block[at:end]
-    return (_from_huffman(data) if first >= 0x80 else data.decode("latin-1")), end
+    if first < 0x80:
+        return data.decode("latin-1"), end
+    try:
+        return from_huffman(data), end
+    except HuffmanError as error:
+        raise HPACKError(str(error)) from None
 
 
 def _string(text: str) -> bytes:
     """The string with its length, in Huffman code if that is shorter."""
     data = text.encode("latin-1")
-    bits = "".join([_CODES[octet] for octet in data])
-    length = (len(bits) + 7) >> 3
-    if length >= len(data):
+    code = to_huffman(data)
+    if code is None:
         return _integer(len(data), 0x7F, 0x00) + data
-    code = int(bits + "1" * (-len(bits) & 7), 2).to_bytes(length, "big")
-    return _integer(length, 0x7F, 0x80) + code
+    return _integer(len(code), 0x7F, 0x80) + code
 
 
 _Key = TypeVar("_Key")
