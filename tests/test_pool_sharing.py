@@ -882,6 +882,26 @@ async def test_a_place_that_went_away_before_the_send_is_looked_for_anew(world: 
         assert connection.is_closed
 
 
+async def test_connections_that_leave_before_the_send_are_nobodys_fault(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that rotates its connections: somebody else has just read that this one goes."""
+    leaving = [True] * (MAX_REFUSALS + 2)
+    send = MuxConnection.send
+
+    async def refuses(self: MuxConnection, request: Request, call: Call) -> AsyncResponse:
+        if leaving:
+            leaving.pop()
+            self.set(is_draining=True)
+        return await send(self, request, call)
+
+    monkeypatch.setattr(MuxConnection, "send", refuses)
+    async with shared(world, 4) as (mux, session):
+        assert (await session.get(URL_A)).content == b"ok"
+        assert mux.opened == MAX_REFUSALS + 3
+        assert all(connection.is_closed for connection in mux.connections[:-1])
+
+
 async def test_a_connection_that_drains_takes_nothing_new_and_is_closed_at_its_end(world: World) -> None:
     async with shared(world, 4) as (mux, session):
         mux.gate.is_open = False

@@ -40,8 +40,9 @@ MAX_REFUSALS: Final = 10
 a peer that says it did nothing with it (then its error is raised)."""
 
 MAX_OVERTAKEN: Final = 1000
-"""The same, where others were faster to take the capacity, on a connection that they use: threads that all begin at
-once overtake each other now and then, and only a connection that is wrong about its capacity makes so many of it."""
+"""The same, where others were faster: they took the capacity, or read that the connection goes. Threads that all begin
+at once overtake each other now and then, and a server may rotate its connections; only a connection that is wrong about
+its capacity makes so many of it."""
 
 interceptors: Final[list[Handler]] = []
 """`plugwire.testing.intercept`: the last one answers in place of every wire of the process."""
@@ -290,7 +291,7 @@ class Engine:
         if lease is not None and lease.route != route:
             lease = None
         is_replay = False
-        refusals = overtaken = 0
+        refusals = overtaken = unprocessed = 0
         while True:
             connection, share = await self._connection(route, call, lease, fresh=is_replay)
             scope, inner = call.scope, racing.get()
@@ -308,7 +309,7 @@ class Engine:
                 response = await connection.send(request, call)
             except Refused as refusal:
                 # Nothing was sent: its capacity went away between the pool's grant and now.
-                if share is not None and not connection.is_idle:
+                if share is not None and (connection.is_draining or connection.is_closed or not connection.is_idle):
                     overtaken += 1
                 else:
                     refusals += 1
@@ -334,8 +335,8 @@ class Engine:
                 if error.replayable and error.request in (None, request):
                     # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method. (With
                     # another request in it, it is the error of another call, from which the content was to come.)
-                    refusals += 1
-                    if refusals > MAX_REFUSALS or not request.body.is_replayable:
+                    unprocessed += 1
+                    if unprocessed > MAX_REFUSALS or not request.body.is_replayable:
                         raise
                 elif (
                     is_replay
