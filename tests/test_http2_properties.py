@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import plugwire
 from h2_puppet import Cancelled, PuppetPeer, Stage, Task, Wait
 from plugwire import Limits, Timeout
-from plugwire.pool import COMPANY
+from plugwire.pool_table import COMPANY
 from plugwire_transports.http2 import connection as http2
 from plugwire_transports.http2.wire import Wire
 

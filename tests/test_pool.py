@@ -14,7 +14,8 @@ import pytest
 import plugwire
 from plugwire import ConnectionClosed, Error, Limits, NetworkError, SessionClosed
 from plugwire.config import Limits as PoolLimits
-from plugwire.pool import Pool, Slot, Ticket
+from plugwire.pool import Pool
+from plugwire.pool_places import Slot, Ticket
 from plugwire.route import Route
 from plugwire.runtimes import blocking_runtime
 from plugwire.testing import ScriptedPeer, Server

@@ -26,7 +26,9 @@ from plugwire import AsyncResponse, ConnectError, Error, Request, SessionClosed,
 from plugwire.config import Limits
 from plugwire.connector import Connector
 from plugwire.engine import MAX_REFUSALS
-from plugwire.pool import COMPANY, Pool, Share, Slot, Ticket, TicketState, is_turn
+from plugwire.pool import Pool
+from plugwire.pool_places import Share, Slot, Ticket, TicketState
+from plugwire.pool_table import COMPANY, is_turn
 from plugwire.protocols import (
     EVERYTHING,
     Busy,
@@ -138,6 +140,7 @@ class Machine(RuleBasedStateMachine):
         )
         self.may_share = may_share
         self.now = 0.0
+        self.step_at = 0.0
         self.pool = Pool(self.limits, lambda: self.now, lambda connection, reason: None)
         self.table = self.pool._table
         self.dialling: list[Slot] = []
@@ -180,7 +183,7 @@ class Machine(RuleBasedStateMachine):
         assert not connection.is_closed
         assert len(slot.granted) <= connection.capacity, "more was granted than the connection takes"
         if self.limits.max_lifetime is not None and len(slot.shares) > 1:
-            assert self.now < slot.made_at + self.limits.max_lifetime, "older than max_lifetime"
+            assert self.step_at < slot.made_at + self.limits.max_lifetime, "older than max_lifetime"
 
     def is_full(self, route: Route) -> bool:
         most = self.limits.max_connections_per_origin
@@ -230,6 +233,8 @@ class Machine(RuleBasedStateMachine):
         seconds=st.sampled_from([COMPANY / 2, COMPANY, 1, 2, 6]),
     )
     def happens(self, what: str, index: int, limit: int, route: Route, fresh: bool, seconds: float) -> None:
+        # A finaliser has no clock, and goes by the last question's.
+        self.step_at = self.table.latest if "lost" in what else self.now
         match what:
             case "ask":
                 self.ask_once(route, fresh)
@@ -268,6 +273,7 @@ class Machine(RuleBasedStateMachine):
             case "leaves the queue" if self.has(TicketState.WAITING):
                 self.leaves_the_queue(index)
             case "time":
+                self.step_at += seconds
                 self.time_passes(seconds)
             case _:
                 pass
@@ -372,12 +378,12 @@ class Machine(RuleBasedStateMachine):
         lost = connection.info.id
         self.uses = [use for use in self.uses if use.connection is not connection]
         self.leases = [one for one in self.leases if one is not connection]
-        for ticket in list(self.tickets):
-            if ticket.share is not None and ticket.share.connection is connection:
-                self.tickets.remove(ticket)
-        ticket = None  # type: ignore[assignment]
+        # Who is lost may leave its share to the next one, which is lost too.
+        while held := [one for one in self.tickets if one.share is not None and one.share.connection is connection]:
+            self.tickets = [one for one in self.tickets if one not in held]
+            self.granted -= set(held)
+            held.clear()
         del connection
-        self.granted &= set(self.tickets)
         assert not any(one.info.id == lost and one.place is not None for one in self.connections)
         self.look()
 
@@ -589,7 +595,9 @@ class Machine(RuleBasedStateMachine):
         for other in self.tickets:
             if other.state is TicketState.WAITING and other.is_in_line and other.lane is not lane:
                 in_the_way = other.lane.places is lane.places or not self.is_full(other.lane.route)
-                if in_the_way and other.number < number and is_turn(self.now - other.since):
+                # A finaliser has no clock, and goes by the last question's: `hurry` comes to it a moment later.
+                turns = [is_turn(moment - other.since) for moment in (self.now, self.table.latest)]
+                if in_the_way and other.number < number and any(turns):
                     return True
         return False
 
@@ -772,7 +780,7 @@ URL_A, URL_B = "https://a.example/", "https://b.example/"
 @asynccontextmanager
 async def shared(world: World, limit: int, *, company: float = inf, **limits: Any) -> AsyncIterator[tuple[Mux, Any]]:
     mux = Mux(limit)
-    with patch("plugwire.pool.COMPANY", company):
+    with patch("plugwire.pool_table.COMPANY", company):
         async with served(world, mux, limits) as session:
             yield mux, session
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from plugwire.config import Limits
-from plugwire.pool import Outcome, Slot, Table, Ticket, TicketState
+from plugwire.pool_places import Outcome, Slot, Ticket, TicketState
+from plugwire.pool_table import Table
 from plugwire.route import Route
 from plugwire.url import URL
 

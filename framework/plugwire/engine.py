@@ -16,7 +16,9 @@ from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
 from plugwire.messages import AsyncResponse
 from plugwire.pipeline import Layer, compile_chain, layers_of
-from plugwire.pool import COMPANY, Pool, PoolStats, Share, Slot, Ticket
+from plugwire.pool import Pool, PoolStats
+from plugwire.pool_places import Share, Slot, Ticket
+from plugwire.pool_table import COMPANY
 from plugwire.registry import watched
 from plugwire.runtimes.locks import HandoverLock
 from plugwire.timeouts import Deadline
