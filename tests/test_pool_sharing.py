@@ -41,6 +41,7 @@ from plugwire.protocols import (
 )
 from plugwire.route import Route
 from plugwire.url import URL
+from test_pool_table import check_costs, cost_of
 from worlds import PATIENCE, World
 
 A, B = (Route(URL(f"https://{name}.example").origin) for name in "ab")
@@ -1299,3 +1300,40 @@ def test_what_a_route_is_outlives_its_lane() -> None:
 def test_which_routes_may_be_shared(url: str, versions: tuple[str, ...], transports: list[Any], expected: bool) -> None:
     route = Route(URL(url).origin, http_versions=versions)
     assert Connector(transports).may_share(route) is expected
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+
+
+def shared_steps(size: int) -> dict[str, int]:
+    """What each step costs with `size` shared connections, of which one is full, and as many who queue for it."""
+    now = 0.0
+    costs: dict[str, int] = {}
+    pool = Pool(Limits(max_connections=size, max_idle=size), lambda: now, lambda connection, reason: None)
+    routes = [Route(URL(f"https://h{number}.example").origin) for number in range(size)]
+    kept = [dialled(pool, step(pool, route), 3) for route in routes]
+    got: list[Any] = []
+    costs["share"] = cost_of(lambda: got.append(step(pool, routes[size // 2])))
+    assert type(got[-1]) is Share
+    costs["end a share"] = cost_of(lambda: pool.end(got.pop()))
+    full, _ = kept[0]
+    kept += [(full, step(pool, routes[0])) for _ in range(2)]
+    queue = [step(pool, routes[0]) for _ in range(size + 3)]
+    assert all(type(one) is Ticket for one in queue)
+    costs["queue"] = cost_of(lambda: queue.append(step(pool, routes[0])))
+    costs["give up"] = cost_of(lambda: pool.leave(queue.pop(size // 2)))
+    costs["look again"] = cost_of(lambda: pool.hurry(queue[size // 2]))
+    costs["end a share that others wait for"] = cost_of(lambda: pool.end(kept[0][1]))
+    assert queue[0].share is not None
+    costs["lose a share that others wait for"] = cost_of(lambda: setattr(queue[0], "share", None))
+    assert queue[1].share is not None
+    last, share = kept[size - 1]
+    costs["become idle"] = cost_of(lambda: pool.end(share))
+    assert last.is_closed, "its place was needed for another origin"
+    for one in queue:
+        pool.leave(one)
+    return costs
+
+
+def test_a_step_costs_the_same_however_many_share_and_queue() -> None:
+    check_costs(shared_steps)

@@ -6,6 +6,7 @@ import gc
 import random
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -479,23 +480,43 @@ def test_the_list_of_ready_origins_does_not_grow_with_those_who_gave_up() -> Non
 # -- cost ----------------------------------------------------------------------------------------------------------
 
 
-def calls_in(function: Any) -> int:
-    """How many calls of Python and C functions `function()` makes. Counted, not timed."""
+def cost_of(function: Any) -> int:
+    """How many bytecodes and calls of C functions `function()` makes. Counted, not timed."""
     number = 0
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal number
+        frame.f_trace_opcodes = True
+        number += event == "opcode"
+        return trace
 
     def profile(frame: Any, event: str, argument: Any) -> None:
         nonlocal number
-        number += event in ("call", "c_call")
+        number += event == "c_call"
 
     gc.disable()
-    before = sys.getprofile()
+    before = sys.gettrace(), sys.getprofile()
     sys.setprofile(profile)
+    sys.settrace(trace)
     try:
         function()
     finally:
-        sys.setprofile(before)
+        sys.settrace(before[0])
+        sys.setprofile(before[1])
         gc.enable()
     return number
+
+
+SIZES = (10, 1000, 10_000)
+
+
+def check_costs(steps: Callable[[int], dict[str, int]]) -> None:
+    """No step costs more among thousands than among ten."""
+    costs = [steps(size) for size in SIZES]
+    for name, cost in costs[0].items():
+        assert cost > 10
+        for size, larger in zip(SIZES[1:], costs[1:], strict=True):
+            assert larger[name] <= cost * 1.1 + 10, f"{name}: {cost} operations among 10, {larger[name]} among {size}"
 
 
 def steps(size: int) -> dict[str, int]:
@@ -507,21 +528,25 @@ def steps(size: int) -> dict[str, int]:
     for slot in slots:
         give_back(idle, slot, 0)
     taken: list[Any] = []
-    costs["take an idle one"] = calls_in(lambda: taken.append(ask(idle, routes[size // 2])))
+    costs["take an idle one"] = cost_of(lambda: taken.append(ask(idle, routes[size // 2])))
     connection, taken[0].connection = taken[0].connection, None
-    costs["give it back"] = calls_in(lambda: idle.give_back(taken[0], connection, 1))
+    costs["give it back"] = cost_of(lambda: idle.give_back(taken[0], connection, 1))
     full = table(max_connections=size, max_idle=size)
     slots = [ask(full, route) for route in routes]
     tickets = [ask(full, route) for route in routes for _ in range(2)]
-    costs["wait"] = calls_in(lambda: tickets.append(ask(full, routes[-1])))
-    costs["give up"] = calls_in(lambda: full.leave(tickets.pop(size), 1))
-    costs["free, to another origin"] = calls_in(lambda: full.free(slots[-1], 1))
+    costs["wait"] = cost_of(lambda: tickets.append(ask(full, routes[-1])))
+    costs["give up"] = cost_of(lambda: full.leave(tickets.pop(size), 1))
+    costs["free, to another origin"] = cost_of(lambda: full.free(slots[-1], 1))
     connection = FakeConnection(routes[1])  # type: ignore[assignment]
-    costs["give back, to another origin"] = calls_in(lambda: full.give_back(slots[1], connection, 1))
+    costs["give back, to another origin"] = cost_of(lambda: full.give_back(slots[1], connection, 1))
+    costs["wake by who was lost"] = cost_of(lambda: (full.lost.append(slots[2]), full.sweep(2)))
+    timed = table(max_connections=size, max_idle=size, idle_timeout=10)
+    for number, slot in enumerate([ask(timed, route) for route in routes]):
+        give_back(timed, slot, number / size)
+    costs["expire the oldest"] = cost_of(lambda: timed.expire(10))
+    costs["close the oldest for a new one"] = cost_of(lambda: ask(timed, A, 10))
     return costs
 
 
 def test_a_step_costs_the_same_however_many_connections_and_waiters_there_are() -> None:
-    small, large = steps(10), steps(3000)
-    for name, cost in small.items():
-        assert large[name] <= cost + 4, f"{name}: {cost} calls among 10, {large[name]} among 3000"
+    check_costs(steps)
