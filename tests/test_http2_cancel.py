@@ -519,7 +519,7 @@ def interrupting(k: int, files: tuple[str, ...]) -> tuple[Callable[..., Any], li
 def test_an_interrupt_at_any_line_leaves_nobody_waiting(path: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread is interrupted at every line of the connection in turn, while another one waits on it; it is either
     served or told that the connection is gone, and the session works on."""
-    files = ("http2/connection.py", "http2/exchange.py", "http2/body.py")
+    files = ("http2/connection.py", "http2/sharing.py", "http2/exchange.py", "http2/body.py")
 
     def serving(h2: Conversation) -> None:
         h2.answers = True

@@ -24,6 +24,7 @@ from h2_puppet import Cancelled, PuppetPeer, Stage, Task, Wait
 from plugwire import Limits, Timeout
 from plugwire.pool_table import COMPANY
 from plugwire_transports.http2 import connection as http2
+from plugwire_transports.http2 import sharing
 from plugwire_transports.http2.wire import Wire
 
 SCALE = int(os.environ.get("PLUGWIRE_SOAK", "1"))
@@ -51,11 +52,11 @@ def pieces(path: str) -> list[bytes]:
 def scaled(stream_window: int, unsent: int, join: int, read: int) -> Iterator[None]:
     """The same code with small numbers, so that every limit is met often."""
     with (
-        patch.object(http2, "Wire", partial(Wire, stream_window=stream_window)),
-        patch.object(http2, "UNSENT_AT_MOST", unsent),
+        patch.object(sharing, "Wire", partial(Wire, stream_window=stream_window)),
+        patch.object(sharing, "UNSENT_AT_MOST", unsent),
         patch.object(http2, "JOIN_UP_TO", join),
-        patch.object(http2, "READ_SIZE", read),
-        patch.object(http2, "READ_AT_ONCE", 2 * read),
+        patch.object(sharing, "READ_SIZE", read),
+        patch.object(sharing, "READ_AT_ONCE", 2 * read),
     ):
         yield
 
@@ -247,7 +248,7 @@ class Play:
                 assert not exchange.ready(), "somebody waits for what is there"
             assert connection._flusher is None
             assert not connection._is_torn
-            assert not connection._wire.queued or connection.stream.unsent >= http2.UNSENT_AT_MOST
+            assert not connection._wire.queued or connection.stream.unsent >= sharing.UNSENT_AT_MOST
 
     def connections(self) -> list[http2.HTTP2Connection]:
         live = self.stage.session.view.engine.pool._live.values()

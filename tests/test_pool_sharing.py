@@ -27,7 +27,7 @@ from plugwire.config import Limits
 from plugwire.connector import Connector
 from plugwire.engine import MAX_REFUSALS
 from plugwire.pool import Pool
-from plugwire.pool_places import Share, Slot, Ticket, TicketState
+from plugwire.pool_places import Kind, Share, Slot, Ticket, TicketState
 from plugwire.pool_table import COMPANY, is_turn
 from plugwire.protocols import (
     EVERYTHING,
@@ -1248,6 +1248,61 @@ def test_who_was_held_back_goes_on_as_soon_as_the_other_gives_up() -> None:
     assert of_a.state is TicketState.GRANTED
     pool.leave(of_a)
     pool.end(share)
+
+
+def test_who_asks_brings_in_who_was_held_back_until_now() -> None:
+    now = 0.0
+    pool = Pool(Limits(max_connections=1), lambda: now, lambda connection, reason: None)
+    _, share = dialled(pool, step(pool, A), 10)
+    of_b, of_a = step(pool, B), step(pool, A)
+    now = 1.5  # the turn of B's is over
+    assert type(step(pool, A)) is Share
+    assert of_a.state is TicketState.GRANTED, "overtaken"
+    pool.leave(of_b)
+    pool.end(share)
+
+
+def test_a_route_whose_last_shared_connection_is_too_old_is_still_counted() -> None:
+    now = 0.0
+    pool = Pool(
+        Limits(max_connections_per_origin=1, max_lifetime=10, idle_timeout=None),
+        lambda: now,
+        lambda connection, reason: None,
+    )
+    connection, share = dialled(pool, step(pool, A), 10)
+    pool.end(share)
+    now = 20.0
+    slot = step(pool, A)
+    assert type(slot) is Slot
+    assert connection.is_closed
+    waiting = step(pool, A)
+    assert type(waiting) is Ticket, "the limit of the origin"
+    pool.free(slot)
+    assert waiting.state is TicketState.GRANTED
+
+
+def test_who_wants_a_fresh_one_does_not_queue_beside_idle_ones() -> None:
+    pool = Pool(Limits(), lambda: 0.0, lambda connection, reason: None)
+    _, share = dialled(pool, step(pool, A), 10)
+    pool.end(share)
+    first, second = step(pool, A, fresh=True), step(pool, A, fresh=True)
+    assert (type(first), type(second)) == (Slot, Slot)
+    assert pool.stats()[:3] == (3, 1, 0)
+
+
+@pytest.mark.parametrize(("limits", "expected"), [([3, 1], Kind.SHARED), ([0], Kind.UNKNOWN), ([1], Kind.SINGLE)])
+def test_what_the_connections_of_a_route_are_is_learned_once(limits: list[int], expected: Kind) -> None:
+    """One that takes nothing tells nothing, and one of many that takes a single request is an exception."""
+    pool = Pool(Limits(), lambda: 0.0, lambda connection, reason: None)
+    kept: list[Any] = []
+    for limit in limits:
+        slot = step(pool, A)
+        assert type(slot) is Slot
+        connection: Any = Fake(A, limit)
+        pool.joined(connection, slot)
+        kept += [connection, pool.share(connection)]
+        connection.streams = limit  # full
+    assert kept[0].place.lane.kind is expected
 
 
 def test_room_that_comes_while_one_looks_is_not_missed() -> None:

@@ -2,7 +2,8 @@
 
 hpack        header compression: our coders over the tables of the hpack package
 wire         frames in, calls out; no I/O
-connection   who reads, who writes, who waits; exchange, body and tunnel are what its users hold
+sharing      who reads, who writes, who waits, among all who share a connection
+connection   the road of a request; exchange, body and tunnel are what its users hold
 """
 
 from __future__ import annotations

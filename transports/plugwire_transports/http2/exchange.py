@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from plugwire import Error, Headers, Request
     from plugwire.protocols import Call, ConnectionInfo, Waiter
-    from plugwire_transports.http2.connection import HTTP2Connection
+    from plugwire_transports.http2.sharing import SharedConnection
     from plugwire_transports.http2.wire import Head, WireStream
 
 Fields = tuple[tuple[str, str, Indexing], ...]
@@ -71,7 +71,7 @@ class HTTP2Exchange(Exchange):
         "waiter",
     )
 
-    def __init__(self, connection: HTTP2Connection, request: Request, call: Call) -> None:
+    def __init__(self, connection: SharedConnection, request: Request, call: Call) -> None:
         super().__init__(request, call)
         self.connection = connection
         self.info: ConnectionInfo = connection.info
