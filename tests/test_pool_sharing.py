@@ -1305,6 +1305,22 @@ def test_what_the_connections_of_a_route_are_is_learned_once(limits: list[int], 
     assert kept[0].place.lane.kind is expected
 
 
+def test_who_queues_for_a_fresh_one_gets_no_used_one() -> None:
+    now = 0.0
+    pool = Pool(Limits(max_lifetime=10), lambda: now, lambda connection, reason: None)
+    slot = step(pool, A)
+    used: Any = Fake(A, 1)
+    pool.joined(used, slot)  # it has not come out yet that it takes one request at a time
+    waiting = step(pool, A, fresh=True)
+    assert type(waiting) is Ticket
+    now = 5.0
+    pool.changed(used)
+    assert used.is_closed
+    assert waiting.slot.connection is None
+    assert waiting.slot.made_at == 5
+    pool.leave(waiting)
+
+
 def test_room_that_comes_while_one_looks_is_not_missed() -> None:
     """Rule 10: the stream ends after the look at the capacity, before the taking off the list."""
     pool = Pool(Limits(max_connections=1), lambda: 0.0, lambda connection, reason: None)

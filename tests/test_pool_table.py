@@ -457,6 +457,36 @@ def test_too_old_a_connection_takes_no_new_request_even_if_it_was_young_when_it_
     assert outcome.closing == ((connection, "older than max_lifetime=10 s"),)
 
 
+def test_a_new_connection_in_an_old_place_is_as_young_as_it_is() -> None:
+    for options in ({"fresh": True}, {}):
+        pool = table(max_connections=1, max_lifetime=10)
+        slot = ask(pool, A, 0)
+        ticket = ask(pool, A if options else A2, 1, **options)
+        assert len(give_back(pool, slot, 9).closing) == 1
+        assert ticket.slot.made_at == 9
+
+
+def test_of_too_many_idle_ones_the_oldest_is_closed() -> None:
+    pool = table(max_idle=2)
+    slots = [ask(pool, A) for _ in range(3)]
+    closed: list[Any] = []
+    connections = []
+    for now, slot in enumerate(slots):
+        connections.append(FakeConnection(A))
+        closed += give_back(pool, slot, now, connections[-1]).closing
+    assert closed == [(connections[0], "more than max_idle=2")]
+
+
+def test_what_was_idle_for_too_long_is_closed_by_any_step() -> None:
+    pool = table(idle_timeout=10)
+    first, second = ask(pool, A, 0), ask(pool, B, 0)
+    give_back(pool, first, 0)
+    connection = first.connection
+    assert not give_back(pool, second, 9).closing
+    again = ask(pool, B, 9.5)
+    assert give_back(pool, again, 10).closing == ((connection, "idle for idle_timeout=10 s"),)
+
+
 def test_who_waits_for_a_fresh_one_gets_no_used_one() -> None:
     pool = table(max_connections=1)
     slot = ask(pool, A)
