@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -511,3 +512,14 @@ async def test_a_peer_that_sends_back_what_it_gets(node: Node, world: World, opt
         assert [answer.status_code for answer in answers] == [200] * 5
         assert all(answer.content == content for answer in answers[:4])
         assert session.stats().open == 1
+
+
+async def test_a_crowd_on_connections_that_take_ten_requests_each(
+    nginx: Nginx, world: World, options: dict[str, Any]
+) -> None:
+    """Most of them are left unprocessed again and again, by chance some of them many times."""
+    async with world.session(**options, limits=Limits(max_connections=2)) as session:
+        get = partial(session.get, f"https://localhost:{nginx.rotating_port}/small")
+        answers = await world.gather(*[get] * 200)
+        assert all(answer.content == SMALL for answer in answers)
+        assert len({answer.connection.id for answer in answers}) >= 20

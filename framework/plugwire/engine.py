@@ -41,6 +41,11 @@ MAX_REFUSALS: Final = 10
 """How often one request may be refused: by a connection whose capacity went away (then its speaker is to blame), or by
 a peer that says it did nothing with it (then its error is raised)."""
 
+MAX_LEFT: Final = 250
+"""Connections that may leave before they have begun with a request that was sent on them. A server that takes ten
+requests a connection (nginx: `keepalive_requests 10`) leaves ninety of a hundred that came at once unprocessed each
+time, and chance decides which."""
+
 MAX_OVERTAKEN: Final = 1000
 """The same, where others were faster: they took the capacity, or read that the connection goes. Threads that all begin
 at once overtake each other now and then, and a server may rotate its connections; only a connection that is wrong about
@@ -293,7 +298,7 @@ class Engine:
         if lease is not None and lease.route != route:
             lease = None
         is_replay = False
-        refusals = overtaken = unprocessed = 0
+        refusals = overtaken = unprocessed = left = 0
         while True:
             connection, share = await self._connection(route, call, lease, fresh=is_replay)
             scope, inner = call.scope, racing.get()
@@ -337,8 +342,11 @@ class Engine:
                 if error.replayable and error.request in (None, request):
                     # Its speaker says so: the peer did nothing with it (RFC 9113, 8.7), whatever the method. (With
                     # another request in it, it is the error of another call, from which the content was to come.)
-                    unprocessed += 1
-                    if unprocessed > MAX_REFUSALS or not request.body.is_replayable:
+                    if connection.is_draining or connection.is_closed:
+                        left += 1
+                    else:
+                        unprocessed += 1
+                    if unprocessed > MAX_REFUSALS or left > MAX_LEFT or not request.body.is_replayable:
                         raise
                 elif (
                     is_replay

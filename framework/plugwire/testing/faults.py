@@ -677,7 +677,7 @@ async def _sweep(
         faults = Faults(fault, number)
         session = make(faults)
         try:
-            error = await protected(faults, lambda session=session: scenario(session))  # type: ignore[misc]
+            error = await protected(faults, lambda s=session: scenario(s))  # type: ignore[misc]  # mypy types no default of a lambda
             faults.stop()
             if faults.world and faults.world not in fault.worlds:
                 raise ValueError(f"{fault.name} cannot be in the world {faults.world}")
