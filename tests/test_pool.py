@@ -113,11 +113,8 @@ def test_a_step_that_decides_nothing_looks_again_too(step: str) -> None:
         def __exit__(self, *error: Any) -> None:
             self.lock.release()
 
-        def acquire(self, blocking: bool = True) -> bool:
-            return bool(self.lock.acquire(blocking))
-
-        def release(self) -> None:
-            self.lock.release()
+        def locked(self) -> bool:
+            return bool(self.lock.locked())
 
     lock = pool._lock
     pool._lock = Losing(lock)  # type: ignore[assignment]

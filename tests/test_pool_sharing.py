@@ -1190,10 +1190,7 @@ class Crowded:
     def __init__(self, meanwhile: Callable[[], None]) -> None:
         self._lock = threading.Lock()
         self._meanwhile: Callable[[], None] | None = meanwhile
-        self.release = self._lock.release
-
-    def acquire(self, blocking: bool = True) -> bool:
-        return self._lock.acquire(blocking)
+        self.locked = self._lock.locked
 
     def __enter__(self) -> None:
         self._lock.acquire()

@@ -120,18 +120,17 @@ class Pool:
             and not connection.is_closed
         ):
             return  # it has room, nobody waits for it, and it is not idle
-        if not self._lock.acquire(blocking=False):
+        if self._lock.locked():
             # A finaliser that ends a stream inside of a step of this very thread must not wait. Who holds the lock
             # looks again.
             self._lost(connection)
             return
-        try:
-            outcome = self._table.settle(connection, self._now())
-        except BaseException:
-            self._interrupted()
-            raise
-        finally:
-            self._lock.release()
+        with self._lock:
+            try:
+                outcome = self._table.settle(connection, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
         if outcome.closing or self._table.lost:
             self._carry_out(outcome)
 
@@ -267,16 +266,15 @@ class Pool:
 
     def _lost(self, lost: Slot | Connection) -> None:
         """A slot or a share was lost; runs in a finaliser, perhaps inside of a step of this very thread, so it never
-        waits."""
+        waits for that. (It looks, and does not try to take the lock without waiting: an interrupt right behind such a
+        call would leave the lock held by nobody. Another thread's step is over in a moment.)"""
         self._table.lost.append(lost)
-        if self._lock.acquire(blocking=False):
-            try:
+        if not self._lock.locked():
+            with self._lock:
                 try:
                     outcome = self._table.sweep(self._table.latest)
                 except BaseException:  # an interrupt, which a finaliser swallows
                     outcome = self._table.sweep(self._table.latest)
-            finally:
-                self._lock.release()
             self._carry_out(outcome)
 
     def _interrupted(self) -> None:

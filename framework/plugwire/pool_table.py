@@ -9,7 +9,7 @@ Rules that hold; each was found by a failing run without it:
 
 1. A place in the limits is a `Slot` whose only reference is its user's. While a connection is in use, connection ->
    slot; while it is idle, slot -> connection; never both, so there is no cycle. Losing a slot, at any bytecode, gives
-   the place back: `__del__` appends to a lock-free deque that the next step sweeps. It tries the lock without waiting
+   the place back: `__del__` appends to a lock-free deque that the next step sweeps. It leaves that to who has the lock
    (the collector may run inside of a step), and every step looks again after unlocking, or everybody waits for ever.
 2. A waiter is waiting, granted or gone; it changes under the lock only. What was granted lies in the waiter, which the
    table then forgets: a granted waiter that is lost loses its slot, and rule 1 applies. On any exception a waiter
