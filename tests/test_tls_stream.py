@@ -15,6 +15,7 @@ from plugwire.config import TLSConfig
 from plugwire.drive import drive
 from plugwire.protocols import SOCKET, TLS
 from plugwire.runtimes import blocking_runtime
+from plugwire_transports.tls_stream import NOTHING_AT_MOST
 from test_streams import Sharing, echoes, hurried  # noqa: F401  (a fixture)
 from test_tls_worlds import inside_tls, over_tcp
 from tls_peer import CA_PEM, PEER_ADDRESS, Fault, Peer, Wire, secured, server_context
@@ -108,6 +109,17 @@ def test_nothing_there_is_none_and_tickets_are_nothing() -> None:
     assert not peer.outbox
     peer.say(b"x")
     assert stream.read_now(100) == b"x"
+
+
+def test_a_look_does_not_go_on_for_ever_without_content() -> None:
+    context = server_context(version="TLSv1_3")
+    context.num_tickets = 10_000
+    peer = Peer(context)
+    stream = secured(Wire(peer), TRUSTING)
+    assert len(peer.outbox) > NOTHING_AT_MOST
+    for _ in range(2):
+        with pytest.raises(OSError, match="without content"):
+            stream.read_now(100)
 
 
 def test_an_empty_buffer_is_not_the_end() -> None:

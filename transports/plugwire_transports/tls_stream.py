@@ -52,6 +52,10 @@ RECORD = 16384
 """The most plaintext in one record (RFC 8446, 5.1)."""
 
 
+NOTHING_AT_MOST = 1 << 20
+"""Ciphertext that one look takes without finding content: session tickets and key updates are never that many."""
+
+
 class TLSStream(Stream):
     """The plaintext side of a TLS connection over `lower`, which it owns; after the handshake.
 
@@ -100,6 +104,7 @@ class TLSStream(Stream):
     def read_now(self, max_bytes: int) -> bytes | None:
         if self._ahead:
             return self._take_ahead(max_bytes)
+        left = NOTHING_AT_MOST
         while True:
             if not self._incoming.pending and not self._pending():
                 if self._outgoing.pending or self._is_answering:
@@ -108,6 +113,9 @@ class TLSStream(Stream):
                 if data is None:
                     self._is_dry = True
                     return None
+                left -= len(data)
+                if left < 0:  # who never waits looks at no clock, so a peer that pours would never let it go
+                    raise self._fail(OSError(EPROTO, "TLS: the peer sends records without content, and no end of them"))
                 self._take(data)
             try:
                 plain: bytes = self._read(max_bytes)
