@@ -154,6 +154,8 @@ def connected(url: str, ca_data: str | None = None, ca_file: str | None = None) 
             return
         context = ssl.create_default_context(cadata=ca_data, cafile=ca_file)
         context.set_alpn_protocols(["h2", "http/1.1"])
+        # CPython 3.11.2 sets it, and then an end without close_notify looks like one with it.
+        context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         with context.wrap_socket(sock, server_hostname=parts.hostname, suppress_ragged_eofs=False) as secured:
             yield secured
 
