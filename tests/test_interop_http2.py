@@ -461,7 +461,7 @@ async def test_connect_hands_the_stream_over(node: Node, world: World, options: 
 # -- large bodies
 
 
-SIZE = 256 << 20
+SIZE = 128 << 20
 GROWTH = 8 << 20
 CLIENT = Path(__file__).parent / "benchmarks" / "bulk_client.py"
 

@@ -663,7 +663,7 @@ def test_a_long_way_at_random(seed: int) -> None:
 
 
 # A step with real connections behind it takes long: a longer look is PLUGWIRE_SOAK=50.
-TestSharing.settings = settings(max_examples=40 * SOAK, deadline=None)
+TestSharing.settings = settings(max_examples=15 * SOAK, deadline=None)
 
 
 # -- at work ---------------------------------------------------------------------------------------------------------
