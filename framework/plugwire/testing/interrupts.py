@@ -95,6 +95,7 @@ class Interrupts:
         name = frame.f_code.co_filename
         if self.was_raised or not name.startswith(self._directories) or name.startswith(_TESTING):
             return None
+        frame.f_trace = self._step  # before the next line: CPython 3.13 does not trace the opcodes of a frame without
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._step
