@@ -188,7 +188,7 @@ def _verdict(steps: list[Any], cut: Any) -> tuple[Any, ...]:
                 for piece in cut(step):
                     wire.feed(piece)
             except Error as error:
-                end = f"{blamed(error)} {error}".partition(": b'HTTP")[0]
+                end = f"{blamed(error)} {error}"
                 assert wire.is_over
         # The largest frame, and what HPACK may need beyond the limit, are all that is ever held.
         assert len(wire._block) <= 2 * LIMITS.max_head_bytes + 2 * 16384
@@ -198,7 +198,7 @@ def _verdict(steps: list[Any], cut: Any) -> tuple[Any, ...]:
     assert wire.is_over
     for sink in sinks:
         assert sink.state in ("ended", "failed") or sink.calls[-1:] == [("reset",)]
-    texts = [str(error).partition(": b'HTTP")[0] for sink in sinks for error in sink.errors]
+    texts = [str(error) for sink in sinks for error in sink.errors]
     return end, [sink.calls for sink in sinks], texts, wire.take(), wire.goaway
 
 

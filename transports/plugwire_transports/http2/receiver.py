@@ -546,5 +546,5 @@ def _wrong_size(what: str, size: int) -> ConnectionBroken:
 
 def _not_a_preface(data: bytes) -> str:
     if data.startswith(b"HTTP/1."):
-        return f"the peer speaks HTTP/1.1 and not HTTP/2: {data[:40]!r}"
+        return "the peer speaks HTTP/1.1 and not HTTP/2"  # not what it says: how much has come depends on the cuts
     return f"the peer does not begin with SETTINGS but with {data[:9]!r} (RFC 9113, 3.4)"
