@@ -1160,3 +1160,37 @@ async def test_an_upload_turns_to_a_response_that_has_grown_large(world: World) 
                 while left:
                     left -= len(await response.read(65536))
             assert (await session.get(peer.url)).text == "next"
+
+
+async def test_a_window_is_given_back_to_an_upload_whose_answer_comes_though_another_request_leads(
+    world: World,
+) -> None:
+    """Nobody else would write the WINDOW_UPDATE: who leads waits for something to read."""
+    size = STREAM_WINDOW // 2 + 1000
+    begun = threading.Event()
+
+    def script(h2: Conversation) -> None:
+        waiting, _ = h2.await_headers()
+        begun.set()
+        stream, _ = h2.await_headers()
+        sent = 0
+        while sent < 65535:
+            sent += len(h2.await_frame(DataFrame, stream).data)
+        h2.headers(stream, [(":status", "200")])
+        h2.data(stream, bytes(size))
+        h2.await_frame(WindowUpdateFrame, stream)
+        h2.window_update(0, 200_000)
+        h2.window_update(stream, 200_000)
+        while sent < 200_000:
+            sent += len(h2.await_frame(DataFrame, stream).data)
+        h2.data(stream, b"end", end_stream=True)
+        h2.respond(waiting, 200, b"leads")
+
+    with H2Peer(script) as peer:
+        async with world.session(http_versions=("h2",), timeout=Timeout(read=20, write=3)) as session:
+            leader = world.in_background(session.get, f"{peer.url}/leads")
+            assert await world.runtime().run_blocking(begun.wait, 30)
+            await world.settle()
+            answer = await session.post(peer.url, content=[b"x" * 200_000])
+            assert answer.content == bytes(size) + b"end"
+            assert (await leader.result()).text == "leads"

@@ -149,7 +149,7 @@ class HTTP2Connection(SharedConnection):
         return rest
 
     async def _upload(self, exchange: HTTP2Exchange) -> None:
-        """Content of any kind, piece by piece. The final response, if it comes meanwhile, ends it."""
+        """Content of any kind, piece by piece, until it ends or an answer makes the rest superfluous."""
         request, call = exchange.request, exchange.call
         body = request.body.open(call)
         try:
@@ -206,10 +206,10 @@ class HTTP2Connection(SharedConnection):
                 self._tell_interim(exchange)
             at = exchange.write_at(self._now())
             with self.lock:
-                if exchange.answer is not None and exchange.stream is not None and not exchange.call.streaming:
+                if exchange.answer is not None and not exchange.call.streaming:
                     # All of the response will be read, but not before the upload is over: a peer that sends back what
                     # it gets would wait for us, and we for it.
-                    self._wire.consumed(exchange.stream, exchange.credit())
+                    self.credit(exchange)
                 # For windows, and for an answer that makes the rest superfluous.
                 self.look(exchange)
                 stream = exchange.stream

@@ -326,7 +326,15 @@ class SharedConnection(Connection):
 
     def taken(self, exchange: HTTP2Exchange, size: int) -> None:
         """The caller has read so much: the stream's window goes back, in steps."""
-        size = exchange.uncredited(size)
+        self._give_back(exchange, exchange.uncredited(size))
+
+    def credit(self, exchange: HTTP2Exchange) -> None:
+        """What has come will be read for certain: its window goes back before that."""
+        self._give_back(exchange, exchange.credit())
+
+    def _give_back(self, exchange: HTTP2Exchange, size: int) -> None:
+        if self._is_torn:
+            self._die(TORN)
         stream = exchange.stream
         if size and stream is not None and not (exchange.is_ended or exchange.failure is not None or self.is_closed):
             self._wire.consumed(stream, size)
