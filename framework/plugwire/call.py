@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from plugwire.config import Limits
     from plugwire.errors import Error
     from plugwire.protocols import Abortable, Observer, Runtime
     from plugwire.timeouts import Timeout
@@ -100,6 +101,7 @@ class Call:
         deadline: when to give up with all that lies before the head.
         total: when to give up with everything, the body included.
         timeout: the `Timeout` of the call.
+        max_redirects: how many redirects are followed; 0: the 3xx response is given as it is.
         attempt: the number of the attempt on the wire, from 1; 0 before the first.
         streaming: the caller reads the body piece by piece (`stream()`, a handle's `send()`).
         auth: what runs at stage `auth`, for requests to `origin` only.
@@ -166,7 +168,7 @@ class Call:
         self.scope = Scope()
         self.holder = ""
         self.setup = 0.0
-        self.max_redirects: int | None = None
+        self.max_redirects = session.redirect_limit
         self._id = 0
         self._states: dict[type, Any] | None = None
 
@@ -179,6 +181,11 @@ class Call:
         if not self._id:
             self._id = next(_ids)
         return self._id
+
+    @property
+    def limits(self) -> Limits:
+        """What the session may be made to hold."""
+        return self.session.engine.limits
 
     def options(self, kind: type[T]) -> T:
         """The options of the declared type `kind`: its defaults, the session's, this call's, each over the last."""
@@ -404,16 +411,26 @@ class Next:
 
     It hands down a snapshot of the request (copy on write), so the middleware may change its own freely. It may be
     called again, also concurrently, and stays valid until the response is closed. It checks the middleware's manners.
+    With `ready`, the first call gives that response: the middleware runs because of it (`hookimpl(if_response=)`).
     """
 
-    __slots__ = ("_below", "_call", "_inner", "_name", "_origin", "_times")
+    __slots__ = ("_below", "_call", "_inner", "_name", "_origin", "_ready", "_times")
 
-    def __init__(self, inner: Handler, call: Call, name: str, below: str, origin: Origin | None) -> None:
+    def __init__(
+        self,
+        inner: Handler,
+        call: Call,
+        name: str,
+        below: str,
+        origin: Origin | None,
+        ready: AsyncResponse | None = None,
+    ) -> None:
         self._inner = inner
         self._call = call
         self._name = name
         self._below = below
         self._origin = origin
+        self._ready = ready
         self._times = 0
 
     async def __call__(self, request: Request) -> AsyncResponse:
@@ -428,9 +445,13 @@ class Next:
         if self._times and not request.body.is_replayable:
             raise NotReplayable(f"{self._name} called call_next again, and the request's body can be sent only once")
         self._times += 1
-        response = await self._inner(request.copy(), self._call)
-        if not isinstance(response, AsyncResponse):
-            raise returned_no_response(self._below, response)
+        response = self._ready
+        if response is not None:
+            self._ready = None
+        else:
+            response = await self._inner(request.copy(), self._call)
+            if not isinstance(response, AsyncResponse):
+                raise returned_no_response(self._below, response)
         self._call.holder = self._name
         return response
 

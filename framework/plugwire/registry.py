@@ -20,15 +20,27 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from plugwire.errors import PluginError, UnknownOption, UsageError
 from plugwire.events import ALL, Event
-from plugwire.hookspecs import ASYNC_HOOKS, DEFAULT_STAGES, HOOKS, PROJECT, STAGE_ATTRIBUTE, Hooks, Stage
+from plugwire.hookspecs import (
+    ASYNC_HOOKS,
+    CONDITIONS_ATTRIBUTE,
+    DEFAULT_STAGES,
+    HOOKS,
+    PROJECT,
+    STAGE_ATTRIBUTE,
+    Hooks,
+    Stage,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from plugwire.call import Call
+    from plugwire.messages import AsyncResponse, Request
     from plugwire.protocols import Transport
 
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
@@ -75,7 +87,8 @@ ROLES: Final[Mapping[str, str]] = {
 class Hook(NamedTuple):
     """One implementation of a hook, checked.
 
-    arguments: the names of the arguments that it takes, a part of the specification's.
+    arguments: the names of the arguments that it takes, a part of the specification's. if_request, if_response: when it
+    runs, bound to the plugin; both None: always.
     """
 
     plugin: object
@@ -85,6 +98,8 @@ class Hook(NamedTuple):
     arguments: tuple[str, ...]
     stage: Stage | None
     is_default: bool
+    if_request: Callable[[Request, Call], bool] | None = None
+    if_response: Callable[[AsyncResponse], bool] | None = None
 
 
 class Plugins(NamedTuple):
@@ -311,8 +326,31 @@ def _hooks_of(plugin: object, name: str, is_default: bool) -> list[Hook]:
         if function is None:
             continue
         arguments = check_hook(function, hook, name)
-        found.append(Hook(plugin, name, hook, function, arguments, _stage_of(function, hook, name), is_default))
+        stage = _stage_of(function, hook, name)
+        conditions = _conditions_of(plugin, function, hook, name)
+        found.append(Hook(plugin, name, hook, function, arguments, stage, is_default, *conditions))
     return found
+
+
+def _conditions_of(plugin: object, function: Callable[..., Any], hook: str, name: str) -> tuple[Any, Any]:
+    """The conditions under which it runs, bound to the plugin."""
+    given: tuple[Any, Any] = getattr(function, CONDITIONS_ATTRIBUTE, (None, None))
+    bound: list[Any] = []
+    for condition, keyword, arguments in zip(
+        given, ("if_request", "if_response"), ("self, request, call", "self, response"), strict=True
+    ):
+        if condition is None:
+            bound.append(None)
+            continue
+        where = f"{name}.{hook}: {keyword}"
+        if hook not in DEFAULT_STAGES or (hook == "around_read" and keyword == "if_request"):
+            raise PluginError(f"{where} means nothing for this hook", name)
+        if not inspect.isroutine(condition) or _is_async(condition):
+            raise PluginError(f"{where} must be a plain function of ({arguments})", name)
+        if len(_arguments(condition, where)) != arguments.count(",") + 1:
+            raise PluginError(f"{where} must take ({arguments})", name)
+        bound.append(MethodType(condition, plugin))
+    return bound[0], bound[1]
 
 
 def _stage_of(function: Callable[..., Any], hook: str, name: str) -> Stage | None:

@@ -37,6 +37,9 @@ T = TypeVar("T")
 ROUTE_OPTIONS: Final = frozenset({"local_address", "path", "socket_options"})
 """Fields of the route that are given by `options=`."""
 
+MAX_REDIRECTS: Final = 20
+"""What `max_redirects` is by default (curl and browsers: 50 and 20)."""
+
 WITH_CONTENT: Final = frozenset({"POST", "PUT", "PATCH"})
 """Methods for which an empty body is said to be empty: Content-Length: 0 (RFC 9110, 8.6)."""
 
@@ -108,6 +111,20 @@ class Defaults(TypedDict, total=False):
     max_redirects: int
 
 
+def redirect_limit(given: Mapping[str, Any]) -> int:
+    """How many redirects `follow_redirects` and `max_redirects` allow; 0: none is followed.
+
+    Raises:
+        UsageError: one of them is of another type, or max_redirects is negative.
+    """
+    follow, most = given.get("follow_redirects", True), given.get("max_redirects", MAX_REDIRECTS)
+    if not isinstance(follow, bool):
+        raise UsageError(f"follow_redirects={follow!r}: True or False")
+    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+        raise UsageError(f"max_redirects={most!r}: a whole number, at least 0")
+    return most if follow else 0
+
+
 def refuse_unknown(given: Mapping[str, object], known: frozenset[str], where: str) -> None:
     """A TypeError for a keyword that does not exist; it names ours where another client's was meant."""
     for name in given:
@@ -132,8 +149,7 @@ class View(Session):
         self.proxy = checked_proxy(values.get("proxy", "env"))
         self.http_versions = checked_versions(values.get("http_versions", HTTP_VERSIONS))
         self.auth = checked_auth(values.get("auth"))
-        self.follow_redirects: bool = values.get("follow_redirects", True)
-        self.max_redirects: int = values.get("max_redirects", 20)
+        self.redirect_limit = redirect_limit(values)
         self.declared = options
         self.values = dict(values)
         self.root: View = self
@@ -306,10 +322,8 @@ class View(Session):
                 given=given,
                 watchers=watchers,
             )
-            if not options.get("follow_redirects", self.follow_redirects):
-                call.max_redirects = 0
-            elif "max_redirects" in options:
-                call.max_redirects = options["max_redirects"]
+            if "follow_redirects" in options or "max_redirects" in options:
+                call.max_redirects = redirect_limit({**self.values, **options})
         if (url.username or url.password) and "auth" not in options:
             call.auth = checked_auth((url.username, url.password))
         return call
