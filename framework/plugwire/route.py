@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from plugwire.config import Proxy, TLSConfig
 from plugwire.errors import UsageError
+from plugwire.url import SOCKET_HOST, SOCKET_SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +31,7 @@ class Route:
         tls: how the peer is verified; None for a scheme without TLS.
         http_versions: the allowed versions, best first.
         local_address: the numeric address to dial from, or None.
-        path: the Unix socket to dial, or None.
+        path: the Unix socket to dial, by an option or by the URL's scheme, or None.
         extra: further demands by name (`socket_options`, and what third-party transports define), as sorted pairs.
         demands: the names of everything that is not at its default; a transport must list them all in `honours`.
     """
@@ -64,9 +65,9 @@ class Route:
         self.tls = (tls or _DEFAULT_TLS) if origin.scheme in SECURE_SCHEMES else None
         self.http_versions = http_versions
         self.local_address = local_address
-        self.path = path
+        self.path = _one_path(path, origin)
         self.extra: tuple[tuple[str, Any], ...] = tuple(sorted((extra or {}).items()))
-        self._key = (origin, proxy, self.tls, http_versions, local_address, path, self.extra)
+        self._key = (origin, proxy, self.tls, http_versions, local_address, self.path, self.extra)
         try:
             self._hash = hash(self._key)
         except TypeError as error:
@@ -98,7 +99,8 @@ class Route:
     @property
     def server_hostname(self) -> str:
         """The name that TLS sends (SNI) and verifies."""
-        return (self.tls.server_hostname if self.tls is not None else None) or self.host
+        name = self.tls.server_hostname if self.tls is not None else None
+        return name or (SOCKET_HOST if self.scheme in SOCKET_SCHEMES else self.host)
 
     def get_extra(self, name: str, default: Any = None) -> Any:
         """A further demand by its name."""
@@ -162,3 +164,15 @@ class Route:
 
     def __str__(self) -> str:
         return str(self.origin)
+
+
+def _one_path(path: str | None, origin: Origin) -> str | None:
+    """The socket that the option or the URL names.
+
+    Raises:
+        UsageError: they name different ones.
+    """
+    named = origin.socket_path
+    if path is not None and named is not None and path != named:
+        raise UsageError(f"the URL names the Unix socket {named!r}, the option path {path!r}")
+    return named if path is None else path

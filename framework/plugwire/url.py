@@ -26,6 +26,7 @@ to that): the expression may only match text that canonicalisation leaves alone.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,13 @@ Params: TypeAlias = Mapping[str, ParamValue | Sequence[ParamValue]] | Sequence[t
 DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ftp": 21}
 """The default ports of the special schemes (WHATWG URL, 4.2). `file` is left out: it is refused."""
 
+SOCKET_SCHEMES: Final = frozenset({"http+unix", "https+unix"})
+"""The schemes whose host is the path of a Unix socket, percent-encoded: `http+unix://%2Frun%2Fdocker.sock/info`."""
+
+SOCKET_HOST: Final = "localhost"
+"""Who is at the other end of a Unix socket: for Host, :authority and TLS. A path is no host (RFC 9110, 7.2, and servers
+that check it would refuse it); the clients of Docker and the like say this."""
+
 
 class Origin(NamedTuple):
     """Whom a request is for: the scope of credentials and cookies (RFC 6454, section 4).
@@ -57,6 +65,12 @@ class Origin(NamedTuple):
     scheme: str
     host: str
     port: int | None
+
+    @property
+    def socket_path(self) -> str | None:
+        """The Unix socket that the host of an http+unix or https+unix URL names: percent-decoded, as file names are
+        (`os.fsdecode`), and not checked; with a NUL before it, the name of an abstract one. None in other schemes."""
+        return os.fsdecode(_percent_bytes(self.host)) if self.scheme in SOCKET_SCHEMES else None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -111,10 +125,11 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _percent_decode(text: str) -> str:
-    if "%" not in text:
-        return text
-    data = re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode())
-    return data.decode("utf-8", "replace")
+    return _percent_bytes(text).decode("utf-8", "replace") if "%" in text else text
+
+
+def _percent_bytes(text: str) -> bytes:
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode())
 
 
 def _invalid(text: str, position: int, reason: str) -> InvalidURL:
@@ -144,7 +159,7 @@ class URL:
         port: the effective port; None where the scheme has no default and none is named.
         explicit_port: the port if one is named that is not the default, else None.
         authority: host and explicit port, with brackets for IPv6, without userinfo: what `Host` and `:authority` take
-            (RFC 9110, 7.2).
+            (RFC 9110, 7.2). "localhost" where the host names a Unix socket.
         path: begins with "/" in special schemes; may be empty in others.
         query: without "?". "" is a "?" with nothing after it, None no "?" at all.
         fragment: without "#", None as in `query`.
@@ -605,7 +620,7 @@ def _make(parts: _Parts) -> URL:
     _set(url, "host", host)
     _set(url, "port", effective_port)
     _set(url, "explicit_port", port)
-    _set(url, "authority", authority)
+    _set(url, "authority", SOCKET_HOST if scheme in SOCKET_SCHEMES else authority)
     _set(url, "path", path)
     _set(url, "query", query)
     _set(url, "fragment", fragment)

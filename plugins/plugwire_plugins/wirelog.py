@@ -341,8 +341,8 @@ class Secrets:
         """The URL without userinfo and fragment, and without the values of secret parameters."""
         query = url.query
         if query is None:
-            return f"{url.scheme}://{url.authority}{url.path}"
-        return f"{url.scheme}://{url.authority}{url.path}?{'&'.join(map(self._pair, query.split('&')))}"
+            return f"{url.origin}{url.path}"
+        return f"{url.origin}{url.path}?{'&'.join(map(self._pair, query.split('&')))}"
 
     def _pair(self, pair: str) -> str:
         name, equals, _ = pair.partition("=")

@@ -59,7 +59,7 @@ class TLSSecurer:
         config = route.tls or NO_CONFIG
         context = context_for(config, offered(route))
         # RFC 6066, 3: the name goes without a trailing dot; certificates have none either.
-        hostname = (config.server_hostname or route.host).removesuffix(".")
+        hostname = route.server_hostname.removesuffix(".")
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         session = self._sessions.take(route, context)
         try:
