@@ -172,6 +172,32 @@ def test_trace_tells_the_steps_with_their_times(secure: Server, capsysbinary: Ca
     assert next(line for line in lines if " tls " in line).split()[:2] != ["0.00", "0.00"]
 
 
+def test_redirects_are_followed_unless_told_otherwise(server: Server, capsysbinary: Capture) -> None:
+    url = f"{server.url}/redirect/301/hello"
+    assert main(["get", "-i", "--trace", url]) == 0
+    out, err = capsysbinary.readouterr()
+    assert out.startswith(b"HTTP/1.1 200 OK\r\n") and out.endswith(b"hello from plugwire's own server\n")
+    assert b"redirect 301 to " + server.url.encode() + b"/hello\n" in err
+    assert main(["get", "-i", "--no-redirects", url]) == 0
+    out, err = capsysbinary.readouterr()
+    assert out.startswith(b"HTTP/1.1 301 Moved Permanently\r\n") and b"status 301" in out
+
+
+def test_a_redirect_that_is_not_followed_is_a_failure(
+    server: Server, capsysbinary: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with intercept(lambda request: Response(302, headers={"location": "ftp://h.invalid/"})):
+        assert main(["get", "http://h.invalid/"]) == 1
+    assert capsysbinary.readouterr().err.startswith(b"plugwire: UnsafeRedirect: a redirect to the scheme 'ftp'")
+    reading, writing = os.pipe()
+    os.write(writing, b"once")
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert main(["get", "-d", "@-", f"{server.url}/redirect/307/echo"]) == 1
+    assert capsysbinary.readouterr().err.startswith(b"plugwire: NotReplayable: a redirect to http://127.0.0.1:")
+
+
 def test_trace_tells_what_failed(capsysbinary: Capture) -> None:
     assert main(["get", "--trace", "http://127.0.0.1:1/"]) == 1
     assert b"connect  127.0.0.1:1 failed: " in capsysbinary.readouterr().err

@@ -26,8 +26,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 Cause = "Callable[[World], Coroutine[Any, Any, Error]]"
 
-LATER = {errors.ProxyError, errors.StreamReset, errors.TooManyRedirects}
-"""Proxies, HTTP/2 and redirects are not there yet."""
+LATER = {errors.ProxyError, errors.StreamReset}
+"""Proxies and HTTP/2 are not there yet."""
 
 ROOTS = {errors.Error, errors.TimedOut, errors.NetworkError, errors.PeerError, errors.ResponseError}
 """Never raised themselves."""
@@ -323,6 +323,29 @@ async def _status(world: World) -> Error:
             assert caught.value.response is not None
             assert peer.url in str(caught.value)
             return caught.value
+
+
+async def _redirect_error(world: World, location: str, **options: Any) -> Any:
+    answer = b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\n\r\n" % location.encode()
+    with ScriptedPeer([expect_head(), send(answer)]) as peer:
+        async with bare(world, plugins=["redirects"]) as session:
+            return await error_of(session.get(peer.url, **options))
+
+
+@cause(errors.TooManyRedirects, "head", True, "max_redirects=0")
+async def _too_many(world: World) -> Error:
+    error: Error = await _redirect_error(world, "/", max_redirects=0)
+    assert isinstance(error, errors.TooManyRedirects) and error.response is not None
+    assert error.response.status_code == 302
+    return error
+
+
+@cause(errors.UnsafeRedirect, "head", True, "the scheme 'javascript'")
+async def _unsafe(world: World) -> Error:
+    error: Error = await _redirect_error(world, "javascript:alert(1)")
+    assert isinstance(error, errors.UnsafeRedirect) and error.response is not None
+    assert error.response.headers["location"] == "javascript:alert(1)"
+    return error
 
 
 # ------------------------------------------------------------------------------------------------------------------

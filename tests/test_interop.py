@@ -64,7 +64,7 @@ async def test_one_connection_serves_what_comes_one_after_the_other(
             ("GET", "/redirect", 302, None),
             ("GET", "/small", 200, SMALL),
         ):
-            response = await session.request(method, f"{site.url}{path}")
+            response = await session.request(method, f"{site.url}{path}", follow_redirects=False)
             assert response.status_code == status, path
             if content is not None:
                 assert response.content == content, path

@@ -89,7 +89,7 @@ async def test_wrong_option_of_a_call_is_refused_before_any_io(
     world: World, options: dict[str, Any], message: str
 ) -> None:
     transport, cache = mock(), Cache()
-    async with world.session(plugins=[cache], transports=[transport]) as session:
+    async with world.session(plugins=[cache], transports=[transport], defaults=False) as session:
         with pytest.raises(UnknownOption) as caught:
             await session.get("http://h/", options=options)
         assert message in str(caught.value)
@@ -99,7 +99,7 @@ async def test_wrong_option_of_a_call_is_refused_before_any_io(
 @pytest.mark.parametrize(("options", "message"), WRONG)
 def test_wrong_option_of_a_session_is_refused_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UnknownOption) as caught:
-        Session(plugins=[Cache()], options=options)
+        Session(plugins=[Cache()], options=options, defaults=False)
     assert message in str(caught.value)
 
 

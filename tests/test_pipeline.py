@@ -628,5 +628,5 @@ async def test_only_the_events_that_somebody_wants_are_built(world: World, monke
 
 
 def test_a_plugin_that_is_not_there_leaves_no_layer() -> None:
-    with Session(transports=[mock()]) as session:
+    with Session(transports=[mock()], defaults=False) as session:
         assert session.view.engine.layers == []

@@ -564,7 +564,7 @@ def test_scheme_that_came_from_a_response_is_not_looked_for(scans: list[str]) ->
             return None if route.scheme == "http" else "only http"
 
     only_http = OnlyHTTP({"/": Response(302, headers={"location": "mem://anywhere/"})})
-    session = Session(plugins=[Follow()], transports=[only_http])
+    session = Session(plugins=[Follow()], transports=[only_http], defaults=False)
     with session, pytest.raises(plugwire.NoTransport) as caught:
         session.get("http://h/")
     assert scans == []

@@ -37,6 +37,7 @@ from plugwire import (
 from plugwire.route import Route
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
+from plugwire.view import MAX_REDIRECTS
 from plugwire_plugins import Retries, WireLog
 from plugwire_transports import http11_body, http11_wire, tls_context, tls_sessions
 from plugwire_transports.http2 import floods, receiver, streams
@@ -365,6 +366,7 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_CONTEXTS": lambda: tls_context.MAX_CONTEXTS,
     "MAX_ROUTES": lambda: tls_sessions.MAX_ROUTES,
     "MAX_PER_ROUTE": lambda: tls_sessions.MAX_PER_ROUTE,
+    "max_redirects": lambda: MAX_REDIRECTS,
     "max_retry_after": lambda: Retries().policy.max_retry_after,
     "CACHE_SIZE": lambda: plugwire.url.CACHE_SIZE,
 }

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from plugwire.bodies import NOTHING
 from plugwire.drive import drive
+from plugwire.errors import Error
 from plugwire.messages import AsyncResponse, BodyState, ResponseBase
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from types import TracebackType
 
     from plugwire.bodies import Json
@@ -103,9 +105,9 @@ class Response(ResponseBase):
         return self._inner.url
 
     @property
-    def history(self) -> list[Any]:  # type: ignore[override]  # read here, a slot there
-        """The responses that led here, oldest first."""
-        return self._inner.history
+    def history(self) -> list[Response]:  # type: ignore[override]  # read here, a slot there
+        """The redirects that led here, oldest first; as `AsyncResponse.history`."""
+        return [Response.over(hop) for hop in self._inner.history]
 
     @property
     def connection(self) -> ConnectionInfo | None:
@@ -216,6 +218,17 @@ class Response(ResponseBase):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Response.over, (self._inner,))
+
+
+def driven(road: Coroutine[Any, Any, T]) -> T:
+    """What `drive` gives; an error that brings a response (`TooManyRedirects`, ...) brings it with this face."""
+    try:
+        return drive(road)
+    except Error as error:
+        response = getattr(error, "response", None)
+        if isinstance(response, AsyncResponse):
+            error.response = Response.over(response)  # type: ignore[attr-defined]  # it has one
+        raise
 
 
 class BlockingStream:

@@ -87,6 +87,7 @@ class BytesSource:
 
 
 EMPTY = BytesSource(b"")
+"""The source of a request without content."""
 
 
 class FileSource:

@@ -101,7 +101,7 @@ class Call:
         deadline: when to give up with all that lies before the head.
         total: when to give up with everything, the body included.
         timeout: the `Timeout` of the call.
-        max_redirects: how many redirects are followed; 0: the 3xx response is given as it is.
+        max_redirects: how many redirects are followed before it is an error; None: a redirect is given as it is.
         attempt: the number of the attempt on the wire, from 1; 0 before the first.
         streaming: the caller reads the body piece by piece (`stream()`, a handle's `send()`).
         auth: what runs at stage `auth`, for requests to `origin` only.

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except plugwire.UsageError as error:
-        return complain(error, BAD_INPUT)
+        # Some mistakes come to light only when the peer has answered: a redirect wants what was read from stdin again.
+        return complain(error, FAILED if error.sent else BAD_INPUT)
     except plugwire.Error as error:
         return complain(error, FAILED)
     except KeyboardInterrupt:
@@ -74,16 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     get = commands.add_parser(
         "get",
         help="fetch a URL",
-        description="Fetch a URL; the body goes to stdout.",
+        description="Fetch a URL; the body goes to stdout. Redirects are followed.",
         epilog="A response with a status of 400 or above is printed like any other; the exit status is then 1.",
     )
     get.add_argument("url", metavar="URL")
-    get.add_argument("-i", "--include", action="store_true", help="print the response's head before the body")
+    get.add_argument("-i", "--include", action="store_true", help="print the final response's head before the body")
     get.add_argument("-o", "--output", metavar="FILE", help="write the body to a file; progress on a terminal")
     get.add_argument("--trace", action="store_true", help="print each step with its time in ms to stderr")
     get.add_argument("-X", "--method", metavar="METHOD", help="GET is the default, POST with -d")
     get.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header field")
     get.add_argument("-d", "--data", metavar="DATA", help="the request's body; @FILE: of a file, @-: of stdin")
+    get.add_argument("--no-redirects", action="store_true", help="print a redirect like any other response")
     get.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
     get.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
     _add_tls(get)

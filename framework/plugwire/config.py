@@ -135,8 +135,8 @@ class CallOptions(TypedDict, total=False):
     body as bytes, str, file, iterable or callable. data: form fields, sent url-encoded. json: a value, sent as JSON.
     files: a multipart form. auth: any object with around_send, or (user, password); None: none. timeout: seconds, or
     a `Timeout`. context: any value, seen by observers. observe: a callable that gets the events of this call. proxy,
-    tls, http_versions: this call's way. follow_redirects, max_redirects: what to do with 3xx. options: the options of
-    plugins and the rest of the route, by name.
+    tls, http_versions: this call's way. follow_redirects: False: a redirect is given as it is. max_redirects: followed
+    at most; one more is `TooManyRedirects`. options: the options of plugins and the rest of the route, by name.
     """
 
     params: ParamTypes

@@ -22,6 +22,7 @@ from plugwire.pool_table import COMPANY
 from plugwire.registry import watched
 from plugwire.runtimes.locks import HandoverLock
 from plugwire.timeouts import Deadline
+from plugwire.url import is_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -580,8 +581,6 @@ def _with_cause(error: Error, cause: Error) -> Error:
 
 async def _authorize(request: Request, call_next: Next, call: Call) -> AsyncResponse:
     """The core's layer at stage `auth`: the call's auth, for the origin it was given for and no other."""
-    from plugwire.view import is_bound
-
     if call.auth is None or not is_bound(call.origin, request.url.origin):
         return await call_next(request)
     function = call.auth.around_send

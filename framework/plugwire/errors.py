@@ -312,7 +312,13 @@ class HTTPStatusError(ResponseError):
 
 
 class TooManyRedirects(ResponseError):
-    """More redirects than `max_redirects`. `response` is the last one."""
+    """More redirects than `max_redirects`. `response` is the one that was not followed, with all before it in its
+    `history`."""
+
+
+class UnsafeRedirect(ResponseError):
+    """A redirect to where none is followed: from https to http (unless asked for: `allow_insecure_redirects`), or to
+    another scheme than these two. `response` is the redirect."""
 
 
 # -- never seen by users -------------------------------------------------------------------------------------------
@@ -337,4 +343,5 @@ PUBLIC: Sequence[type[Error]] = (
     WriteTimeout, ReadTimeout, NetworkError, ResolveError, ConnectError, WriteError, ReadError, ConnectionClosed,
     TLSError, CertificateError, ProxyError, Cancelled, PeerError, ProtocolError, IncompleteBody, StreamReset,
     LimitExceeded, DecodingError, ResponseError, HTTPStatusError, TooManyRedirects,
+    UnsafeRedirect,
 )  # fmt: skip

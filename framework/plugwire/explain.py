@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from plugwire.pipeline import Layer
 from plugwire.runtimes import blocking_runtime
-from plugwire.url import URL
-from plugwire.view import CALL_KEYWORDS, is_bound, refuse_unknown
+from plugwire.url import URL, is_bound
+from plugwire.view import CALL_KEYWORDS, refuse_unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from plugwire.call import Call
     from plugwire.config import CallOptions, TLSConfig
@@ -47,7 +47,7 @@ def explain(view: View, method: str, url: URL | str, options: Mapping[str, Any])
     route = view.route(request, call)
     plan = view.engine.connector.plan(route)
     sections: list[tuple[str, list[str]]] = [
-        ("plugins", _columns([*_layers(view, call, request.url), *_others(view)]) or ["none"]),
+        ("plugins", _columns([*_layers(view, call, request.url), *_others(view, call)]) or ["none"]),
         ("route", [_route(route)]),
         ("wire", [_wire(plan, route)]),
         ("refused", [f"{name}: {reason}" for name, reason in plan.reasons.items()] or ["none"]),
@@ -77,14 +77,14 @@ def _layers(view: View, call: Call, url: URL) -> Iterator[tuple[str, str, str, s
             bound = call.origin if is_bound(call.origin, url.origin) else "another origin"
             yield layer.stage.word, layer.hook, f"{type(call.auth).__name__} ***", f"for {bound}"
         else:
-            yield layer.stage.word, layer.hook, _shown(layer.name, layer.plugin), _whose(view, layer)
+            yield layer.stage.word, layer.hook, _shown(layer.name, layer.plugin, call), _whose(view, layer)
 
 
-def _others(view: View) -> Iterator[tuple[str, str, str, str]]:
+def _others(view: View, call: Call) -> Iterator[tuple[str, str, str, str]]:
     """Hooks that stand at no stage."""
     for hook in view.engine.plugins.hooks:
         if hook.stage is None:
-            yield "-", hook.hook, _shown(hook.name, hook.plugin), _whose(view, hook)
+            yield "-", hook.hook, _shown(hook.name, hook.plugin, call), _whose(view, hook)
 
 
 def _whose(view: View, layer: Layer | Hook) -> str:
@@ -98,11 +98,16 @@ def _whose(view: View, layer: Layer | Hook) -> str:
     return f"yours #{next(place for place, plugin in enumerate(users, 1) if plugin is layer.plugin)}"
 
 
-def _shown(name: str, plugin: object) -> str:
-    """A plugin's name and, if its author wrote a repr, what it says. A generated one may show anything."""
-    if type(plugin).__repr__ is object.__repr__ or is_dataclass(plugin):
+def _shown(name: str, plugin: object, call: Call) -> str:
+    """What a plugin says of itself for this call by `describe(call)`; without that its repr, if its author wrote one: a
+    generated one may show anything; else its name."""
+    describe: Callable[[Call], str] | None = getattr(plugin, "describe", None)
+    if describe is not None:
+        text = describe(call)
+    elif type(plugin).__repr__ is object.__repr__ or is_dataclass(plugin):
         return name
-    text = repr(plugin)
+    else:
+        text = repr(plugin)
     return text if len(text) <= DETAIL else f"{text[: DETAIL - 3]}..."
 
 

@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import plugwire
 from plugwire.cli import tls_of
 from plugwire.events import TLS as TLSStep
-from plugwire.events import CallStep, Connect, Data, Edge, Event, Head, Informational, Receive, Resolve, Retry, Step
+from plugwire.events import (
+    CallStep,
+    Connect,
+    Data,
+    Edge,
+    Event,
+    Head,
+    Informational,
+    Receive,
+    Redirect,
+    Resolve,
+    Retry,
+    Step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +56,8 @@ def fetch(options: Any) -> Response:
             stack.enter_context(output)
         session = stack.enter_context(plugwire.Session(tls=tls_of(options), timeout=_timeout(options)))
         keywords: CallOptions = {"headers": request.headers}
+        if options.no_redirects:
+            keywords["follow_redirects"] = False
         if options.data is not None:
             keywords["content"] = request.body
         if observers:
@@ -150,7 +165,7 @@ class Trace:
                 self._began[key] = event.time
                 return
             took = f"{(event.time - self._began.pop(key, event.time)) * 1000:9.2f}"
-        elif isinstance(event, (Head, Informational, Retry)):
+        elif isinstance(event, (Head, Informational, Redirect, Retry)):
             took = f"{'':9}"
         else:
             return
@@ -172,6 +187,8 @@ def _told(event: Event) -> str:
             detail = f"{event.status} {event.reason}"
         case Receive():
             detail = f"{event.size} bytes"
+        case Redirect():
+            detail = f"{event.status} to {event.target}"
         case Retry():
             detail = f"{event.reason}, after {event.delay:.3f} s" if event.will_retry else f"no more: {event.reason}"
         case _:

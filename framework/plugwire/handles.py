@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from plugwire.blocking_response import Response
+from plugwire.blocking_response import Response, driven
 from plugwire.drive import Stepper, ask_for_bytes, drive
 from plugwire.errors import Busy, NotReplayable, UsageError
 from plugwire.protocols import Body
@@ -240,19 +240,19 @@ class RequestHandle:
 
     def send(self) -> Response:
         """As `AsyncRequestHandle.send`."""
-        return Response.over(drive(self._waiting.send()))
+        return Response.over(driven(self._waiting.send()))
 
     def begin(self, length: int | None = None) -> None:
         """As `AsyncRequestHandle.begin`."""
-        drive(self._waiting.begin(length))
+        driven(self._waiting.begin(length))
 
     def write(self, data: Buffer | str) -> int:
         """As `AsyncRequestHandle.write`."""
-        return drive(self._waiting.write(data))
+        return driven(self._waiting.write(data))
 
     def end(self) -> Response:
         """As `AsyncRequestHandle.end`."""
-        return Response.over(drive(self._waiting.end()))
+        return Response.over(driven(self._waiting.end()))
 
     def close(self) -> None:
         """As `AsyncRequestHandle.close`."""

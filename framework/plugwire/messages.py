@@ -356,7 +356,9 @@ class AsyncResponse(ResponseBase):
         reason: the phrase; None: the usual one of the status.
 
     Attributes:
-        status_code, reason, http_version ("HTTP/1.1", "HTTP/2"), headers, request, history, connection.
+        status_code, reason, http_version ("HTTP/1.1", "HTTP/2"), headers, request, connection.
+        history: the redirects that led here, oldest first. They are closed. The content of one that came whole with its
+            head, as short ones mostly do, can still be read, as it was sent: a content coding is not undone.
         body: the `Body` that `read` and its like read from; put another in its place to wrap it. A body that is kept
             already is read again, through the wrapper.
     """
@@ -401,7 +403,7 @@ class AsyncResponse(ResponseBase):
         self.http_version = http_version
         self.reason = reason if reason is not None else usual_reason(status_code)
         self.connection = connection
-        self.history: list[Any] = []
+        self.history: list[AsyncResponse] = []
         self._encoding: str | None = None
         self.times: tuple[float, float, float, float | None] | None = None
         self._stream = stream
@@ -652,11 +654,12 @@ class AsyncResponse(ResponseBase):
 
 
 def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
-    """What of a read response is pickled."""
+    """What of a response is pickled: of one that was read, and of one that was closed unread (a redirect in the
+    history of another), which stays so."""
     return (
         response.status_code,
         response.headers,
-        response.content,
+        response.content if response._state is not BodyState.CLOSED else None,  # pyright: ignore[reportPrivateUsage]  # half of that class
         response.request,
         response.http_version,
         response.reason,
@@ -670,11 +673,11 @@ def _travelling(response: AsyncResponse) -> tuple[Any, ...]:
 def _rebuild_response(
     status_code: int,
     headers: Headers,
-    content: bytes,
+    content: bytes | None,
     request: Request | None,
     http_version: str,
     reason: str,
-    history: list[Any],
+    history: list[AsyncResponse],
     times: Any,
     trailers: Headers | None,
     encoding: str | None,
@@ -684,8 +687,11 @@ def _rebuild_response(
     )
     inner.history = history
     inner.times = times
-    inner._body = MemoryBody(content, trailers)  # pyright: ignore[reportPrivateUsage]  # half of that class
+    inner._body = MemoryBody(content or b"", trailers)  # pyright: ignore[reportPrivateUsage]  # half of that class
     inner._encoding = encoding  # pyright: ignore[reportPrivateUsage]  # the same
+    if content is None:
+        inner._content = None  # pyright: ignore[reportPrivateUsage]  # the same
+        inner._state = BodyState.CLOSED  # pyright: ignore[reportPrivateUsage]  # the same
     return inner
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
     from types import TracebackType
 
+    from plugwire.bodies import EMPTY
     from plugwire.call import Call, Next, Scope
     from plugwire.connector import Connecting
     from plugwire.events import Edge, Event
@@ -55,6 +56,7 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview"
 Observer: TypeAlias = "Callable[[Event], object]"
 
 LAZY: Mapping[str, str] = {
+    "EMPTY": "plugwire.bodies",
     "Call": "plugwire.call",
     "Next": "plugwire.call",
     "Scope": "plugwire.call",
@@ -71,12 +73,12 @@ LAZY: Mapping[str, str] = {
 }
 
 __all__ = [
-    "EVERYTHING", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall", "AroundRead",
-    "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body", "Buffer", "Busy",
-    "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Datagrams", "Deadline", "Dialler",
-    "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver", "Route",
-    "Runtime", "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport", "Waiter",
-    "WatchedBody", "Whole", "connection_ids",
+    "EMPTY", "EVERYTHING", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall",
+    "AroundRead", "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body",
+    "Buffer", "Busy", "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Datagrams", "Deadline",
+    "Dialler", "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver",
+    "Route", "Runtime", "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport",
+    "Waiter", "WatchedBody", "Whole", "connection_ids",
 ]  # fmt: skip
 
 

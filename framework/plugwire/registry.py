@@ -47,10 +47,11 @@ PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
 SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
     "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
+    "redirects": "plugwire_plugins.redirects:Redirects",
     "retries": "plugwire_plugins.retries:Retries",
     "wirelog": "plugwire_plugins.wirelog:WireLog",
 }
-DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers",)
+DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "redirects")
 
 BASIC_AUTH: Final = "plugwire_plugins.auth:BasicAuth"
 """What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
@@ -155,7 +156,7 @@ def collect_plugins(given: Sequence[PluginLike], *, defaults: bool) -> Plugins:
     if defaults:
         for name in DEFAULT_PLUGINS:
             plugin = _found(name, "plugwire.plugins", SHIPPED_PLUGINS)
-            # A default plugin that the user lists takes the place of ours: `plugins=[Redirects(max=3)]`.
+            # A default plugin that the user lists takes the place of ours: `plugins=[Redirects(allow_insecure=True)]`.
             if not any(isinstance(mine, type(plugin)) for mine, _, _ in listed):
                 listed.append((plugin, name, True))
     return _checked(listed)

@@ -64,7 +64,8 @@ class SessionBase:
         plugins: objects, names of installed ones, or `async def (request, call_next)`; first listed is outermost.
         defaults: with the default plugins.
         options: options of plugins, and the rest of the route (local_address, path, socket_options), by name.
-        follow_redirects, max_redirects: redirects are not followed yet; the response is given as it is.
+        follow_redirects: False: a redirect is given as it is. See `plugwire_plugins.Redirects`.
+        max_redirects: followed in one call at most; one more is `TooManyRedirects`.
 
     Raises:
         UsageError, PluginError, UnknownOption, InvalidURL, InvalidHeader: something of this cannot be; before any I/O.
@@ -149,9 +150,9 @@ class SessionBase:
         as they are now, with the given ones over them. Closing it closes nothing; closing the session ends it."""
         refuse_unknown(changes, _DERIVABLE, "derive()")
         new = object.__new__(type(self))
+        new._is_derived = True  # before what may fail: nothing is to be cleaned up
         new._engine = self._engine
         new._view = self._view.derived(changes)
-        new._is_derived = True
         return new
 
     def stats(self) -> PoolStats:

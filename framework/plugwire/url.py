@@ -79,6 +79,19 @@ class Origin(NamedTuple):
         return f"{self.scheme}://{host}:{self.port}"
 
 
+def is_bound(given_for: Origin, asked: Origin) -> bool:
+    """True if a credential given for one origin may go to the other: they are equal, or the second is the first one's
+    https, both at their default ports. Never the other way round. From an origin to another and on to a third one,
+    both times True, it is True from the first to the third."""
+    if given_for == asked:
+        return True
+    return (
+        given_for.host == asked.host
+        and (given_for.scheme, asked.scheme) == ("http", "https")
+        and (given_for.port, asked.port) == (80, 443)
+    )
+
+
 class _Unset(Enum):
     UNSET = "unset"
 

@@ -19,7 +19,7 @@ from plugwire.messages import INHERIT, Request
 from plugwire.protocols import Session
 from plugwire.route import HTTP_VERSIONS, Route
 from plugwire.timeouts import Timeout, make_timeout
-from plugwire.url import URL
+from plugwire.url import URL, is_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,8 +111,8 @@ class Defaults(TypedDict, total=False):
     max_redirects: int
 
 
-def redirect_limit(given: Mapping[str, Any]) -> int:
-    """How many redirects `follow_redirects` and `max_redirects` allow; 0: none is followed.
+def redirect_limit(given: Mapping[str, Any]) -> int | None:
+    """How many redirects `follow_redirects` and `max_redirects` allow; None: one is given as it is.
 
     Raises:
         UsageError: one of them is of another type, or max_redirects is negative.
@@ -122,7 +122,7 @@ def redirect_limit(given: Mapping[str, Any]) -> int:
         raise UsageError(f"follow_redirects={follow!r}: True or False")
     if not isinstance(most, int) or isinstance(most, bool) or most < 0:
         raise UsageError(f"max_redirects={most!r}: a whole number, at least 0")
-    return most if follow else 0
+    return most if follow else None
 
 
 def refuse_unknown(given: Mapping[str, object], known: frozenset[str], where: str) -> None:
@@ -441,18 +441,6 @@ def _check_framing(own: Headers, request: Request) -> None:
         raise UsageError("a body with a Content-Length has no trailers: only a chunked one has (RFC 9112, 7.1.2)")
     if request.body.length not in (None, length):
         raise UsageError(f"Content-Length: {length}, but the body has {request.body.length} bytes")
-
-
-def is_bound(given_for: Origin, asked: Origin) -> bool:
-    """True if a credential given for one origin may go to the other: they are equal, or the second is the first one's
-    https. Never the other way round."""
-    if given_for == asked:
-        return True
-    return (
-        given_for.host == asked.host
-        and (given_for.scheme, asked.scheme) == ("http", "https")
-        and (given_for.port, asked.port) == (80, 443)
-    )
 
 
 def checked_proxy(value: Any) -> Proxy | str | None:

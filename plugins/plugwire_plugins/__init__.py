@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plugwire_plugins.auth import BasicAuth
     from plugwire_plugins.default_headers import DefaultHeaders
+    from plugwire_plugins.redirects import RedirectOptions, Redirects
     from plugwire_plugins.retries import Retries, RetryBudget, RetryDecision, RetryOptions, RetryPolicy
     from plugwire_plugins.wirelog import WireLog
 
 __all__ = [
     "BasicAuth",
     "DefaultHeaders",
+    "RedirectOptions",
+    "Redirects",
     "Retries",
     "RetryBudget",
     "RetryDecision",
@@ -28,6 +31,8 @@ __all__ = [
 _WHERE = {
     "BasicAuth": "auth",
     "DefaultHeaders": "default_headers",
+    "RedirectOptions": "redirects",
+    "Redirects": "redirects",
     "Retries": "retries",
     "RetryBudget": "retries",
     "RetryDecision": "retries",

@@ -12,7 +12,8 @@ a handler it has these routes:
 
     /hello      a line of text                          /echo       what was asked, as JSON
     /bytes/N    N bytes with a known pattern            /status/N   status N
-    /chunked    ten pieces and a trailer                all others  404
+    /chunked    ten pieces and a trailer                /redirect/N/PATH  status N, to /PATH
+    all others  404
 
 A handler is the same as that of `MockTransport`: a function from a `Request` to a `Response`, or a mapping. An
 `AsyncResponse` with a `body=` is sent as it is read, over HTTP/1.1 chunked if its length is not known. What a handler
@@ -311,5 +312,7 @@ def default_routes(request: Request) -> Answer:
             return AsyncResponse(200, headers={"content-type": "application/octet-stream"}, body=PatternBody(int(size)))
         case ["status", number] if number.isascii() and number.isdigit() and 200 <= int(number) <= 599:
             return Response(int(number), text=f"status {number}\n")
+        case ["redirect", number, *place] if number.isascii() and number.isdigit() and 300 <= int(number) <= 399:
+            return Response(int(number), headers={"location": "/" + "/".join(place)}, text=f"status {number}\n")
         case _:
             return Response(404, text=f"there is nothing at {request.url.path}\n")
