@@ -6,8 +6,8 @@ import os
 
 from hypothesis import settings
 
-# Real servers: ca, nginx, apache, node, asgi, nghttpd, peer, site, h2_site.
-pytest_plugins = ["peers.fixtures", "worlds"]
+# Real servers: ca, nginx, apache, node, asgi, nghttpd, peer, site, h2_site. And `names`, in place of DNS.
+pytest_plugins = ["peers.fixtures", "worlds", "names"]
 
 
 # CI sees the same examples in every run, so that a red run can be had again; at home each run looks elsewhere.

@@ -258,3 +258,25 @@ class FakeTime:
         script = self.scripts[min(len(self.streams), len(self.scripts) - 1)]
         self.streams.append(FakeStream(self.clock, script))
         return self.streams[-1]
+
+
+class StandingClock:
+    """A transport by which the session's clock stands where the test has set it: `seconds` after the session met its
+    world. All else is real, so what waits must not have to wait long."""
+
+    name = "standing clock"
+    honours = frozenset({EVERYTHING})
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def wrap_runtime(self, runtime: Runtime) -> Runtime:
+        beginning = runtime.now()
+        runtime.now = lambda: beginning + self.seconds  # type: ignore[method-assign]
+        return runtime
+
+    def refuse(self, route: Route) -> str | None:
+        return None
+
+    async def resolve(self, host: str, port: int, connecting: Connecting) -> Sequence[Address]:
+        return await connecting.resolve(host, port)

@@ -39,7 +39,7 @@ from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
 from plugwire.view import MAX_REDIRECTS
 from plugwire_plugins import Retries, WireLog
-from plugwire_transports import http11_body, http11_wire, tls_context, tls_sessions
+from plugwire_transports import SystemResolver, http11_body, http11_wire, resolver, tls_context, tls_sessions
 from plugwire_transports.http2 import floods, receiver, streams
 from plugwire_transports.http2 import hpack as own_hpack
 from plugwire_transports.http2.hpack import Decoder, TooLarge
@@ -368,6 +368,9 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_PER_ROUTE": lambda: tls_sessions.MAX_PER_ROUTE,
     "max_redirects": lambda: MAX_REDIRECTS,
     "max_retry_after": lambda: Retries().policy.max_retry_after,
+    "max_entries": lambda: SystemResolver().max_entries,
+    "ttl": lambda: SystemResolver().ttl,
+    "MAX_THREADS": lambda: resolver.MAX_THREADS,
     "CACHE_SIZE": lambda: plugwire.url.CACHE_SIZE,
 }
 """What the document's tables of limits say beside the fields of `Limits` and `Timeout`."""

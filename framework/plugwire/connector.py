@@ -345,18 +345,31 @@ class Connecting:
 
     async def resolve(self, host: str, port: int) -> Sequence[Address]:
         """Addresses of a host, by the resolvers below."""
+        if "resolver" in self._asked:  # a resolver asks those below itself: that is no step of its own
+            return await self._resolved(host, port)
+        with self.call.step(Resolve, host=host, port=port) as step:
+            found = await self._resolved(host, port)
+            step.note(addresses=tuple(found))
+        return found
 
+    async def _resolved(self, host: str, port: int) -> Sequence[Address]:
         async def ask(resolver: Resolver, connecting: Connecting) -> Sequence[Address]:
             return await resolver.resolve(host, port, connecting)
 
-        with self.call.step(Resolve, host=host, port=port) as step:
-            found: Sequence[Address] = await self._ask(
-                "resolver", self._route, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
-            )
-            if not found:
-                raise ResolveError(f"{host} cannot be resolved: no address").at("resolve")
-            step.note(addresses=tuple(found))
+        found: Sequence[Address] = await self._ask(
+            "resolver", self._route, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
+        )
+        if not found:
+            raise ResolveError(f"{host} cannot be resolved: no address").at("resolve")
         return found
+
+    def forget(self, host: str, port: int) -> None:
+        """The addresses that `resolve` gave are of no use: none took a connection. The resolvers below that remember
+        them (those with a `forget`) drop them, so that who asks next gets an answer that is new."""
+        for transport in self._next("resolver", self._route):
+            forget: Callable[[str, int, Connecting], object] | None = getattr(transport, "forget", None)
+            if forget is not None:
+                forget(host, port, self._below("resolver", transport, self._route))
 
     async def dial(self, route: Route) -> Stream:
         """A stream, by the diallers below."""

@@ -507,7 +507,11 @@ class Transport(Protocol):
 
 @runtime_checkable
 class Resolver(Transport, Protocol):
-    """Role: names to addresses."""
+    """Role: names to addresses.
+
+    One that remembers them has a method `forget(host, port, connecting)` too, plain and quick, which may be called at
+    any time: a dialler found that no address of the host takes a connection (`Connecting.forget`).
+    """
 
     async def resolve(self, host: str, port: int, connecting: Connecting) -> Sequence[Address]:
         """At least one address, best first. Raises `ResolveError` or an `OSError`."""

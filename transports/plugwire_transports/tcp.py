@@ -48,14 +48,18 @@ class TCP:
         def seen(address: Address, edge: Edge, error: BaseException | None) -> None:
             call.tell(Connect, address=address, edge=edge, error=error)
 
-        return await connecting.runtime.dial_tcp(
-            addresses,
-            connecting.deadline.at,
-            local_address=route.local_address,
-            socket_options=options,
-            scope=connecting.scope,
-            seen=seen if call.wants(Connect) else None,
-        )
+        try:
+            return await connecting.runtime.dial_tcp(
+                addresses,
+                connecting.deadline.at,
+                local_address=route.local_address,
+                socket_options=options,
+                scope=connecting.scope,
+                seen=seen if call.wants(Connect) else None,
+            )
+        except OSError:  # or there was no time for all of them
+            connecting.forget(route.host, route.port)
+            raise
 
 
 def _checked(options: object) -> Sequence[tuple[int, int, int | bytes]]:
