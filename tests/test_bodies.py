@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+import json
+from datetime import date
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +14,10 @@ import plugwire
 from plugwire import Request, UsageError
 from plugwire.bodies import EMPTY, MemoryBody, PiecesBody, make_source
 from plugwire.drive import drive
+from plugwire.testing import MockTransport
+
+if TYPE_CHECKING:
+    from worlds import World
 
 
 def body_of(**given: Any) -> tuple[bytes | None, str | None]:
@@ -20,6 +27,7 @@ def body_of(**given: Any) -> tuple[bytes | None, str | None]:
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
+FORM_OF_ALL_KINDS = b"a=%FF&n=1.5&2=0.10&d=2026-01-02"
 
 
 @pytest.mark.parametrize(
@@ -35,6 +43,8 @@ FORM = "application/x-www-form-urlencoded"
         ({"data": {"a": [1, 2], "b": None, "c": True}}, b"a=1&a=2&c=true", FORM),
         ({"data": [("a", 1), ("b", 2), ("a", 3)]}, b"a=1&b=2&a=3", FORM),
         ({"data": {}}, b"", FORM),
+        ({"data": {b"a": b"\xff", "n": 1.5, 2: Decimal("0.10"), "d": date(2026, 1, 2)}}, FORM_OF_ALL_KINDS, FORM),
+        ({"data": iter([("a", ("1", "2"))])}, b"a=1&a=2", FORM),
     ],
 )
 def test_bodies_and_their_content_type(given: dict[str, Any], content: bytes, kind: str | None) -> None:
@@ -58,7 +68,16 @@ def test_the_callers_content_type_stays() -> None:
         ({"json": float("nan")}, "json="),
         ({"json": object()}, "json="),
         ({"json": "\ud800"}, "json="),
-        ({"files": {}}, "files="),
+        ({"data": {"a": {"b": 1}}}, "the field 'a' has a name or value of type dict; json= carries what has parts"),
+        ({"data": {"a": [[1]]}}, "type list"),
+        ({"data": {"a": io.BytesIO()}}, "a file goes into files="),
+        ({"data": [("a", "b", "c")]}, "tuple is no pair"),
+        ({"data": ["ab"]}, "str is no pair"),
+        ({"data": {None: 1}}, "type NoneType"),
+        ({"data": {"a": print}}, "type builtin_function_or_method"),
+        ({"data": io.BytesIO(b"a=b")}, "content="),
+        ({"content": b"", "files": {}}, "content= and files="),
+        ({"json": {}, "files": {}}, "json= and files="),
         ({"content": b"", "data": {}}, "content= and data="),
         ({"json": None, "content": b""}, "content= and json="),
     ],
@@ -143,3 +162,54 @@ def test_bodies_show_little_of_themselves() -> None:
     assert repr(make_source(b"secret")) == "<6 bytes>"
     assert "secret" not in repr(Request("POST", "http://user:secret@h/", content=b"secret"))
     assert plugwire.Request("GET", "http://h/").copy().body is EMPTY
+
+
+# -- JSON by another library -----------------------------------------------------------------------------------------
+
+
+def spaced(value: object) -> str:
+    return json.dumps(value, indent=1)
+
+
+async def test_the_json_encoder_of_a_session_and_of_a_call(world: World) -> None:
+    mock = MockTransport({"/": plugwire.Response(200)})
+    async with world.session(transports=[mock], options={"json_encoder": spaced}) as session:
+        await session.post("http://h/", json={"a": 1})
+        await session.post("http://h/", json={"a": 1}, options={"json_encoder": lambda value: b"%d" % value["a"]})
+        await session.derive(options={"json_encoder": None}).post("http://h/", json={"a": 1})
+        await session.open_request("POST", "http://h/", json={"a": 1}).send()
+    assert [call.content for call in mock.calls] == [b'{\n "a": 1\n}', b"1", b'{"a":1}', b'{\n "a": 1\n}']
+    assert {call.headers["content-type"] for call in mock.calls} == {JSON}
+
+
+def test_the_json_encoder_of_a_request() -> None:
+    assert Request("POST", "http://h/", json=[1], json_encoder=lambda value: memoryview(b"[1]")).content == b"[1]"  # type: ignore[arg-type,return-value]  # a buffer will do
+
+
+def failing(value: object) -> bytes:
+    raise KeyError("no")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        (failing, "json_encoder raised KeyError: 'no'"),
+        (lambda value: 5, "json_encoder gave int, not bytes or str"),
+        (lambda value: "\ud800", "json_encoder raised UnicodeEncodeError"),
+    ],
+)
+async def test_what_a_json_encoder_does_wrong_is_said_before_any_io(world: World, encoder: Any, message: str) -> None:
+    mock = MockTransport({"/": plugwire.Response(200)})
+    async with world.session(transports=[mock]) as session:
+        with pytest.raises(UsageError, match=message):
+            await session.post("http://h/", json={}, options={"json_encoder": encoder})
+    assert mock.calls == []
+
+
+def test_a_json_encoder_is_callable() -> None:
+    with pytest.raises(UsageError, match="json_encoder=5: a callable"):
+        plugwire.Session(options={"json_encoder": 5})
+    with plugwire.Session() as session, pytest.raises(UsageError, match="json_encoder='x': a callable"):
+        session.post("http://h/", json={}, options={"json_encoder": "x"})
+    with plugwire.Session() as session, pytest.raises(UsageError, match="unknown option 'json_encodre'"):
+        session.post("http://h/", json={}, options={"json_encodre": json.dumps})

@@ -1,18 +1,20 @@
 """The content of a request (`Source`) and bodies that lie in memory.
 
 `make_source` turns what a caller gives into a `Source`. What can be opened more than once can be replayed: bytes, str,
-files that seek, lists, tuples, other iterables of which `iter(x) is not x` (and the same for async ones), and callables
-that return any of these. A generator or a pipe can be opened once; the second time raises `NotReplayable`.
+files that seek and paths of files (`file_sources`), lists, tuples, other iterables of which `iter(x) is not x` (and the
+same for async ones), and callables that return any of these. A generator or a pipe can be opened once; the second time
+raises `NotReplayable`. Forms are in `forms`, multipart ones in `multipart`.
 """
 
 from __future__ import annotations
 
 import json as _json
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
-from inspect import iscoroutinefunction
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from plugwire.errors import NotReplayable, UsageError
+from plugwire.file_sources import AsyncBinaryFile, BinaryFile, FileSource, PathSource
 from plugwire.protocols import Body, Source
 
 if TYPE_CHECKING:
@@ -21,17 +23,12 @@ if TYPE_CHECKING:
     from plugwire.protocols import Call
 
 
-class BinaryFile(Protocol):
-    """What `read(size)` of bytes can be called on. With `seek` and `tell` it can be replayed and has a length."""
-
-    def read(self, size: int = -1, /) -> bytes: ...
-
-
 Piece: TypeAlias = bytes | bytearray | memoryview | str
 Pieces: TypeAlias = Iterable[Piece] | AsyncIterable[Piece]
 SourceTypes: TypeAlias = (
-    bytes | bytearray | memoryview | str | BinaryFile | Pieces | Callable[[], Pieces | Piece] | Source | None
+    Piece | BinaryFile | AsyncBinaryFile | PathLike[str] | Pieces | Callable[[], Pieces | Piece] | Source | None
 )
+JSONEncoder: TypeAlias = Callable[[Any], bytes | str]
 Json: TypeAlias = "Mapping[str, Json] | list[Json] | tuple[Json, ...] | str | int | float | bool | None"
 
 
@@ -88,74 +85,6 @@ class BytesSource:
 
 EMPTY = BytesSource(b"")
 """The source of a request without content."""
-
-
-class FileSource:
-    """A binary file, from where it stands. Read in a worker thread where the world has an event loop; a file whose
-    `read` is `async` (anyio, trio) is awaited, and sent once.
-
-    Raises:
-        UsageError: it is a text file, or closed.
-    """
-
-    content = None
-
-    def __init__(self, file: BinaryFile) -> None:
-        self._file = file
-        self._start = 0
-        self.length: int | None = None
-        self.is_replayable = False
-        self._opened = False
-        self._is_async = iscoroutinefunction(file.read)
-        if self._is_async:
-            return
-        try:
-            probe: object = file.read(0)
-        except (OSError, ValueError) as error:  # closed, or open for writing only
-            raise UsageError(f"the request's body is a file that cannot be read: {error}") from error
-        if isinstance(probe, str):
-            raise UsageError("the request's body is a text file: open it with 'rb'")
-        try:
-            if file.seekable():  # type: ignore[attr-defined]  # asked of any file-like, and excused if it is not there
-                self._start = file.tell()  # type: ignore[attr-defined]  # the same
-                self.length = file.seek(0, 2) - self._start  # type: ignore[attr-defined]  # the same
-                file.seek(self._start)  # type: ignore[attr-defined]  # the same
-                self.is_replayable = True
-        except (AttributeError, OSError):
-            self.length, self.is_replayable = None, False
-
-    def open(self, call: Call) -> Body:
-        if self._opened and not self.is_replayable:
-            raise NotReplayable("the request's body is a file that cannot seek, and it was sent once already")
-        if self.is_replayable:
-            self._file.seek(self._start)  # type: ignore[attr-defined]  # is_replayable says that it is there
-        self._opened = True
-        return _FileBody(self._file, self.length, call, is_async=self._is_async)
-
-
-class _FileBody(Body):
-    def __init__(self, file: BinaryFile, length: int | None, call: Call, *, is_async: bool) -> None:
-        self._file: Any = file
-        self._is_async = is_async
-        self._left = length
-        self._runtime = call.runtime
-        self.length = length
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        # Never more than the length that was announced: a log file may have grown since.
-        size = max_bytes if self._left is None else min(max_bytes, self._left)
-        if size == 0:
-            return b""
-        if self._is_async:
-            came: object = await self._file.read(size)
-        else:
-            came = await self._runtime.run_blocking(self._file.read, size)
-        if not isinstance(came, (bytes, bytearray, memoryview)):
-            raise UsageError(f"the request's body is a file whose read() gave {type(came).__name__}, not bytes")
-        data = as_bytes(cast("bytes", came))
-        if self._left is not None:
-            self._left -= len(data)
-        return data
 
 
 class IterableSource:
@@ -226,8 +155,8 @@ def as_bytes(piece: object) -> bytes:
     raise UsageError(f"a piece of the request's body is {type(piece).__name__}: bytes or str")
 
 
-def make_source(content: SourceTypes) -> Source:
-    """The `Source` that a caller's `content=` means.
+def make_source(content: SourceTypes, what: str = "content=") -> Source:
+    """The `Source` that a caller's `content=` means; `what` it is, for errors.
 
     Raises:
         UsageError: it is nothing that a body can be made of.
@@ -239,6 +168,8 @@ def make_source(content: SourceTypes) -> Source:
         return BytesSource(as_bytes(content))
     if _has(content, "open", "is_replayable"):
         return cast("Source", content)
+    if isinstance(content, PathLike):
+        return PathSource(anything)
     if _has(content, "read"):
         return FileSource(anything)
     try:
@@ -246,7 +177,7 @@ def make_source(content: SourceTypes) -> Source:
     except TypeError:
         pass
     if isinstance(content, Mapping):
-        raise UsageError("content= is a mapping: form fields go into data=, a JSON document into json=")
+        raise UsageError(f"{what} is a mapping: form fields go into data=, a JSON document into json=")
     if isinstance(content, AsyncIterable):
         return IterableSource(anything, is_replayable=aiter(anything) is not anything)
     if isinstance(content, Iterable):
@@ -254,7 +185,7 @@ def make_source(content: SourceTypes) -> Source:
     if callable(content):
         return IterableSource(content, is_replayable=True)
     raise UsageError(
-        f"content= is {type(content).__name__}: bytes, str, a binary file, an iterable of bytes, or a callable"
+        f"{what} is {type(content).__name__}: bytes, str, a binary file, a path, an iterable of bytes, or a callable"
     )
 
 
@@ -264,14 +195,32 @@ def _has(content: object, *names: str) -> bool:
     return all(hasattr(content, name) for name in names)
 
 
-def make_body(content: SourceTypes, data: object, json: object, files: object) -> tuple[Source, str | None]:
-    """The source and the content-type that the body keywords of a call mean. `json` is `NOTHING` if it was not given,
-    because None is a JSON document."""
+NOTHING: Any = object()
+"""Stands for a keyword that was not given, where None means something."""
+
+
+def make_body(
+    content: SourceTypes,
+    data: object,
+    json: object,
+    files: object,
+    *,
+    encode: JSONEncoder | None = None,
+    kind: str | None = None,
+) -> tuple[Source, str | None]:
+    """The source and the content-type that the body keywords of a call mean.
+
+    Args:
+        content, data, json, files: as `Request` takes them. `json` is `NOTHING` if it was not given, because None is a
+            JSON document. `data` and `files` are one form.
+        encode: what makes JSON; None: `json.dumps`.
+        kind: the content-type that the caller has set, which may have a boundary.
+    """
     given = [
         name
         for name, is_given in (
             ("content", content is not None),
-            ("data", data is not None),
+            ("data", data is not None and files is None),
             ("json", json is not NOTHING),
             ("files", files is not None),
         )
@@ -280,50 +229,35 @@ def make_body(content: SourceTypes, data: object, json: object, files: object) -
     if len(given) > 1:
         raise UsageError(f"{' and '.join(f'{name}=' for name in given)}: a request has one body")
     if files is not None:
-        raise UsageError("files=: multipart forms are not supported yet; build the body and give it as content=")
+        from plugwire.multipart import make_multipart
+
+        return make_multipart(data, files, kind)
     if json is not NOTHING:
-        return BytesSource(encode_json(json)), "application/json"
+        return BytesSource(encode_json(json, encode)), "application/json"
     if data is not None:
+        from plugwire.forms import encode_form
+
         return BytesSource(encode_form(data)), "application/x-www-form-urlencoded"
     return make_source(content), None
 
 
-NOTHING: Any = object()
-"""Stands for a keyword that was not given, where None means something."""
+def encode_json(value: object, encode: JSONEncoder | None = None) -> bytes:
+    """JSON as RFC 8259 wants it exchanged: UTF-8, no NaN; or what the caller's encoder makes of the value.
 
-
-def encode_json(value: object) -> bytes:
-    """JSON as RFC 8259 wants it exchanged: UTF-8, no NaN."""
+    Raises:
+        UsageError: it cannot be encoded, or the encoder gives neither bytes nor str.
+    """
+    if encode is None:
+        try:
+            return _json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"json=: {error}") from error
     try:
-        return _json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"json=: {error}") from error
-
-
-def encode_form(data: object) -> bytes:
-    """Form fields, url-encoded (WHATWG URL, 5.2). A list as a value gives the field several times; None leaves the
-    field out."""
-    from urllib.parse import urlencode
-
-    if isinstance(data, (str, bytes)):
-        raise UsageError("data=: form fields as a mapping or as pairs; a ready body goes into content=")
-    pairs: list[tuple[str, object]] = []
-    form: Any = data
-    items: Any = form.items() if isinstance(data, Mapping) else form
-    try:
-        for name, value in items:
-            pairs.extend((str(name), _form_value(item)) for item in _form_values(value) if item is not None)
-    except (TypeError, ValueError) as error:
-        raise UsageError("data=: form fields as a mapping or as pairs") from error
-    return urlencode(pairs).encode("ascii")
-
-
-def _form_values(value: object) -> Iterable[Any]:
-    several: Any = value
-    return several if isinstance(value, (list, tuple)) else (value,)
-
-
-def _form_value(value: object) -> object:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value
+        made: object = encode(value)
+        if isinstance(made, str):
+            return made.encode()
+    except Exception as error:  # whatever library it is from
+        raise UsageError(f"json=: the option json_encoder raised {type(error).__name__}: {error}") from error
+    if isinstance(made, (bytes, bytearray, memoryview)):
+        return bytes(made)
+    raise UsageError(f"json=: the option json_encoder gave {type(made).__name__}, not bytes or str")

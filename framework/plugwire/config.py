@@ -13,10 +13,11 @@ from plugwire.timeouts import is_seconds
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from plugwire.bodies import Json, SourceTypes
-    from plugwire.messages import AuthTypes, FileTypes, HeaderTypes, ParamTypes
+    from plugwire.messages import AuthTypes, HeaderTypes, ParamTypes
+    from plugwire.multipart import FileTypes
     from plugwire.protocols import Observer
     from plugwire.timeouts import Timeout
 
@@ -127,16 +128,35 @@ class Proxy:
     no_proxy: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ContentOptions:
+    """The options of the core itself: `options={"json_encoder": orjson.dumps}`, on a session or on a call.
+
+    Attributes:
+        json_encoder: called with the value of `json=`; gives bytes or str, which is sent as it is. None: `json.dumps`,
+            compact and without NaN.
+    """
+
+    json_encoder: Callable[[Any], bytes | str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.json_encoder is not None and not callable(self.json_encoder):
+            raise UsageError(f"option json_encoder={self.json_encoder!r}: a callable that gives bytes or str")
+
+
 class CallOptions(TypedDict, total=False):
     """The keywords of a call: `session.get(url, **options)` and its like. What is left out is inherited from the
     session.
 
     params: added to the URL's query. headers: added to the session's, replacing those of the same name. content: the
-    body as bytes, str, file, iterable or callable. data: form fields, sent url-encoded. json: a value, sent as JSON.
-    files: a multipart form. auth: any object with around_send, or (user, password); None: none. timeout: seconds, or
-    a `Timeout`. context: any value, seen by observers. observe: a callable that gets the events of this call. proxy,
-    tls, http_versions: this call's way. follow_redirects: False: a redirect is given as it is. max_redirects: followed
-    at most; one more is `TooManyRedirects`. options: the options of plugins and the rest of the route, by name.
+    body as bytes, str, a binary file, a path, an iterable of pieces, or a callable that gives one. data: form fields,
+    sent url-encoded: a mapping, whose values may be lists, or pairs. json: a value, sent as JSON. files: a multipart
+    form, of the fields of data and of files: a mapping or pairs of a field's name and a content (as for content), or
+    (filename, content[, content-type[, headers]]). auth: any object with around_send, or (user, password); None: none.
+    timeout: seconds, or a `Timeout`. context: any value, seen by observers. observe: a callable that gets the events of
+    this call. proxy, tls, http_versions: this call's way. follow_redirects: False: a redirect is given as it is.
+    max_redirects: followed at most; one more is `TooManyRedirects`. options: the options of plugins, json_encoder, and
+    the rest of the route, by name.
     """
 
     params: ParamTypes

@@ -18,7 +18,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
-from plugwire.bodies import EMPTY, NOTHING, Json, MemoryBody, SourceTypes, encode_json, make_body
+from plugwire.bodies import EMPTY, NOTHING, Json, JSONEncoder, MemoryBody, SourceTypes, encode_json, make_body
 from plugwire.errors import BodyUnread, Busy, DecodingError, HTTPStatusError, IncompleteBody, UsageError
 from plugwire.headers import Headers, HeadersInit
 from plugwire.links import parse_links
@@ -26,11 +26,12 @@ from plugwire.timeouts import is_seconds
 from plugwire.url import URL, Params
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
     from types import TracebackType
 
     from plugwire.config import Proxy, TLSConfig
     from plugwire.decoders import AsyncDecoded, Decoder
+    from plugwire.multipart import FileTypes
     from plugwire.protocols import Body, ConnectionInfo, Source, Stream
     from plugwire.url import Origin
 
@@ -38,9 +39,6 @@ T = TypeVar("T")
 
 HeaderTypes: TypeAlias = HeadersInit
 ParamTypes: TypeAlias = Params
-FileTypes: TypeAlias = "Mapping[str, object] | Sequence[tuple[str, object]]"
-
-
 AuthTypes: TypeAlias = "tuple[str, str] | object | None"
 
 INHERIT: Final[Any] = NOTHING
@@ -55,6 +53,9 @@ class Request:
 
     Middleware gets a snapshot of it (copy on write), so it may change what it likes and call again: nothing comes back
     up.
+
+    Args: the first ones as `CallOptions` has them; `json_encoder` in place of `json.dumps`, as the option of that name
+        has it for the calls of a session.
 
     Attributes:
         method: in the case given; methods are case-sensitive (RFC 9110, 9.1).
@@ -105,9 +106,10 @@ class Request:
         content: SourceTypes = None,
         data: object = None,
         json: Json = NOTHING,
-        files: object = None,
+        files: FileTypes | None = None,
         trailers: Callable[[], Headers] | None = None,
         expect_continue: float | None = None,
+        json_encoder: JSONEncoder | None = None,
     ) -> None:
         if method not in _KNOWN_METHODS and not (isinstance(method, str) and _METHOD.fullmatch(method)):
             raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
@@ -120,9 +122,10 @@ class Request:
         self.headers = Headers(headers)
         self.body = EMPTY
         if content is not None or data is not None or json is not NOTHING or files is not None:
-            self.body, kind = make_body(content, data, json, files)
+            given = self.headers.get("content-type") if files is not None else None
+            self.body, kind = make_body(content, data, json, files, encode=json_encoder, kind=given)
             if kind is not None:
-                self.headers.add("content-type", kind, mode="if_new")
+                self.headers.add("content-type", kind, mode="if_new" if files is None else "replace")
         self.target = None
         self.proxy = INHERIT
         self.tls = INHERIT
@@ -300,17 +303,26 @@ class ResponseBase:
                     encoding = marked
         return content.decode(encoding, "replace")
 
-    def json(self) -> Any:
+    def json(self, *, decoder: Callable[..., Any] | None = None, **keywords: Any) -> Any:
         """The content as a JSON document (RFC 8259; UTF-8, or UTF-16 and UTF-32 by their signature).
+
+        Args:
+            decoder: called with the content (bytes), such as `orjson.loads`; None: `json.loads`. It is no option of the
+                session: a response is a value, which means the same when it was pickled, cached or made by a test.
+            keywords: handed to the decoder, such as `parse_float=Decimal`.
 
         Raises:
             BodyUnread: the body was not read.
-            DecodingError: it is not JSON.
+            DecodingError: it is not JSON; or whatever else a decoder of yours raised, which is the cause.
         """
         content = self.content
         try:
-            return _json.loads(content)
-        except (ValueError, RecursionError) as error:
+            if decoder is not None:
+                return decoder(content, **keywords)
+            return _json.loads(content, **keywords)
+        except Exception as error:
+            if decoder is None and not isinstance(error, (ValueError, RecursionError)):
+                raise  # a keyword that json.loads does not have, or what a callable of the caller's raised
             kind = self.headers.get("content-type") or "no content-type"
             raise DecodingError(f"the content ({len(content)} bytes, {kind}) is not JSON: {error}") from error
 

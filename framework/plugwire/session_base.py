@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
-from plugwire.config import Limits, TLSConfig
+from plugwire.config import ContentOptions, Limits, TLSConfig
 from plugwire.connector import Connector
 from plugwire.engine import Engine
 from plugwire.errors import UsageError
@@ -63,7 +63,8 @@ class SessionBase:
         transports: further transports, asked before the shipped ones: objects, or names of installed ones.
         plugins: objects, names of installed ones, or `async def (request, call_next)`; first listed is outermost.
         defaults: with the default plugins.
-        options: options of plugins, and the rest of the route (local_address, path, socket_options), by name.
+        options: options of plugins, json_encoder (see `ContentOptions`), and the rest of the route (local_address,
+            path, socket_options), by name.
         follow_redirects: False: a redirect is given as it is. See `plugwire_plugins.Redirects`.
         max_redirects: followed in one call at most; one more is `TooManyRedirects`.
 
@@ -100,7 +101,8 @@ class SessionBase:
             raise UsageError(f"limits={limits!r}: a Limits")
         collected = collect_plugins(plugins, defaults=defaults)
         engine = Engine(collected, Connector(transports), limits)
-        declared = Options(collected.option_types, ROUTE_OPTIONS | engine.connector.extra_names, options)
+        kinds = ((ContentOptions, "plugwire"), *collected.option_types)
+        declared = Options(kinds, ROUTE_OPTIONS | engine.connector.extra_names, options)
         self._engine = engine
         self._view = View(
             engine,

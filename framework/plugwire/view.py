@@ -12,7 +12,7 @@ from weakref import ref
 
 from plugwire.bodies import EMPTY
 from plugwire.call import NO_OPTIONS, Call
-from plugwire.config import Proxy, TLSConfig
+from plugwire.config import ContentOptions, Proxy, TLSConfig
 from plugwire.errors import InvalidHeader, UsageError
 from plugwire.headers import Headers
 from plugwire.messages import INHERIT, Request
@@ -24,6 +24,7 @@ from plugwire.url import URL, is_bound
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from plugwire.bodies import JSONEncoder
     from plugwire.config import CallOptions
     from plugwire.engine import Engine
     from plugwire.events import Event
@@ -244,11 +245,18 @@ class View(Session):
                 data=options.get("data"),
                 json=options.get("json", INHERIT),
                 files=options.get("files"),
+                json_encoder=self._json_encoder(options) if "json" in options else None,
             )
             self.apply(request, options)
         if self.params is not None:
             request.url = _with_defaults(request.url, self.params)
         return request
+
+    def _json_encoder(self, options: CallOptions) -> JSONEncoder | None:
+        given = options.get("options") or NO_OPTIONS
+        if given:
+            self.declared.check(given)
+        return self.options(ContentOptions, given).json_encoder
 
     def adopted(self, request: Request, options: CallOptions) -> Request:
         """A copy of a request that the caller made, under the keywords of the call that concern the way."""
