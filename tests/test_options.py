@@ -143,9 +143,10 @@ def test_option_of_the_route_must_be_hashable() -> None:
 @pytest.mark.parametrize("name", sorted(OTHER_SPELLINGS))
 async def test_other_spelling_names_ours(world: World, name: str) -> None:
     ours = OTHER_SPELLINGS[name]
-    with pytest.raises(TypeError) as caught:
-        plugwire.Session(**{name: True})  # type: ignore[arg-type]
-    assert f"got an unexpected keyword argument {name!r}; plugwire spells it {ours}" in str(caught.value)
+    if name != "cookies":  # a session's keyword, and no call's
+        with pytest.raises(TypeError) as caught:
+            plugwire.Session(**{name: True})  # type: ignore[arg-type]
+        assert f"got an unexpected keyword argument {name!r}; plugwire spells it {ours}" in str(caught.value)
     transport = mock()
     async with world.session(transports=[transport]) as session:
         for call in (session.get, session.post):

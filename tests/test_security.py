@@ -38,7 +38,7 @@ from plugwire.route import Route
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
 from plugwire.view import MAX_REDIRECTS
-from plugwire_plugins import Retries, WireLog
+from plugwire_plugins import Retries, WireLog, cookie_table, set_cookie
 from plugwire_transports import SystemResolver, http11_body, http11_wire, resolver, tls_context, tls_sessions
 from plugwire_transports.http2 import floods, receiver, streams
 from plugwire_transports.http2 import hpack as own_hpack
@@ -371,6 +371,11 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "max_entries": lambda: SystemResolver().max_entries,
     "ttl": lambda: SystemResolver().ttl,
     "MAX_THREADS": lambda: resolver.MAX_THREADS,
+    "MAX_COOKIE": lambda: set_cookie.MAX_COOKIE,
+    "MAX_ATTRIBUTE": lambda: set_cookie.MAX_ATTRIBUTE,
+    "MAX_PER_DOMAIN": lambda: cookie_table.MAX_PER_DOMAIN,
+    "MAX_COOKIES": lambda: cookie_table.MAX_COOKIES,
+    "MAX_LIFETIME": lambda: set_cookie.MAX_LIFETIME,
     "CACHE_SIZE": lambda: plugwire.url.CACHE_SIZE,
 }
 """What the document's tables of limits say beside the fields of `Limits` and `Timeout`."""

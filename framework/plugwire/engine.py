@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakSet
 
 from plugwire.call import Call, Scope, can_replay, racing, returned_no_response, tell
-from plugwire.errors import Busy, Cancelled, ConnectionClosed, Error, PluginError, Refused, SessionClosed, WriteError
+from plugwire.errors import (
+    Busy,
+    Cancelled,
+    ConnectionClosed,
+    Error,
+    PluginError,
+    Refused,
+    SessionClosed,
+    UsageError,
+    WriteError,
+)
 from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
 from plugwire.messages import AsyncResponse
@@ -19,7 +29,7 @@ from plugwire.pipeline import Layer, compile_chain, layers_of
 from plugwire.pool import Pool, PoolStats
 from plugwire.pool_places import Share, Slot, Ticket
 from plugwire.pool_table import COMPANY
-from plugwire.registry import watched
+from plugwire.registry import COOKIES, cookie_jar, watched
 from plugwire.runtimes.locks import HandoverLock
 from plugwire.timeouts import Deadline
 from plugwire.url import is_bound
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from plugwire.call import Handler, Next, Watchers
     from plugwire.config import Limits
     from plugwire.connector import Connector
+    from plugwire.cookie_store import CookieStore
     from plugwire.messages import Request
     from plugwire.protocols import Abortable, Connection, Runtime
     from plugwire.registry import Hook, Plugins
@@ -98,6 +109,8 @@ class Engine:
         self.is_open = False
         self._opened: list[Hook] = []
         self._states: dict[int, tuple[object, Any]] = {}
+        self.jars: list[CookieStore] = []
+        """At most the first one counts; empty until somebody has a cookie, or asks."""
         self._chains: dict[tuple[object, ...], Handler] = {}
         self._plain = self._compile((), False)
         self._with_auth = self._compile((), True)
@@ -200,6 +213,19 @@ class Engine:
         if found is None:
             found = self._states.setdefault(id(owner), (owner, make(self.runtime)))
         return cast("T", found[1])
+
+    @property
+    def cookies(self) -> CookieStore:
+        """The jar, made when first asked for. Two threads may both make one; the first one stays.
+
+        Raises:
+            UsageError: no plugin of this session keeps cookies.
+        """
+        if not self.jars:
+            if COOKIES not in self.plugins.names:
+                raise UsageError("this session keeps no cookies: it has no plugin 'cookies' (defaults=False?)")
+            self.jars.append(cookie_jar())
+        return self.jars[0]
 
     def start_anew(self) -> None:
         """In the child of a fork: what is under way is under way in the parent."""

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from plugwire.bodies import EMPTY
     from plugwire.call import Call, Next, Scope
     from plugwire.connector import Connecting
+    from plugwire.cookie_store import Cookie, CookieStore, SameSite
     from plugwire.events import Edge, Event
     from plugwire.handles import AsyncConnectionHandle, AsyncRequestHandle, ConnectionHandle, RequestHandle
     from plugwire.headers import Headers
@@ -61,6 +62,9 @@ LAZY: Mapping[str, str] = {
     "Next": "plugwire.call",
     "Scope": "plugwire.call",
     "Connecting": "plugwire.connector",
+    "Cookie": "plugwire.cookie_store",
+    "CookieStore": "plugwire.cookie_store",
+    "SameSite": "plugwire.cookie_store",
     "AsyncConnectionHandle": "plugwire.handles",
     "AsyncRequestHandle": "plugwire.handles",
     "ConnectionHandle": "plugwire.handles",
@@ -75,10 +79,10 @@ LAZY: Mapping[str, str] = {
 __all__ = [
     "EMPTY", "EVERYTHING", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall",
     "AroundRead", "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body",
-    "Buffer", "Busy", "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Datagrams", "Deadline",
-    "Dialler", "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver",
-    "Route", "Runtime", "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport",
-    "Waiter", "WatchedBody", "Whole", "connection_ids",
+    "Buffer", "Busy", "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Cookie", "CookieStore",
+    "Datagrams", "Deadline", "Dialler", "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request",
+    "RequestHandle", "Resolver", "Route", "Runtime", "SameSite", "Scope", "Securer", "Session", "Source", "Speaker",
+    "Stream", "TLSInfo", "Task", "Transport", "Waiter", "WatchedBody", "Whole", "connection_ids",
 ]  # fmt: skip
 
 
@@ -721,10 +725,14 @@ class Session(ABC):
 
     Attributes:
         headers: sent with every request of the session; a plugin may add to them in `session_opened`.
+        cookies: the jar, shared with the sessions that were derived from this one. It is made when first asked for: who
+            only wants to know whether there is a cookie asks `has_cookies`. Raises `UsageError` in a session without
+            the plugin "cookies".
         runtime: the world.
     """
 
     headers: Headers
+    cookies: CookieStore
     runtime: Runtime
 
     @abstractmethod
@@ -746,6 +754,11 @@ class Session(ABC):
     def options(self, kind: type[T], given: Mapping[str, object] | None = None) -> T:
         """The options of the declared type `kind`: its defaults, overlaid with the session's `options=`, overlaid with
         `given`."""
+
+    @property
+    @abstractmethod
+    def has_cookies(self) -> bool:
+        """True if there is a cookie in `cookies`, whomever it is for. Makes nothing."""
 
     @property
     @abstractmethod

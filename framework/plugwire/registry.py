@@ -17,6 +17,7 @@ After the constructor nothing can be registered.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
@@ -40,21 +41,30 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from plugwire.call import Call
+    from plugwire.cookie_store import CookieStore
     from plugwire.messages import AsyncResponse, Request
     from plugwire.protocols import Transport
+    from plugwire.url import URL
 
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
 SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
+    "cookies": "plugwire_plugins.cookies:Cookies",
     "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
     "redirects": "plugwire_plugins.redirects:Redirects",
     "retries": "plugwire_plugins.retries:Retries",
     "wirelog": "plugwire_plugins.wirelog:WireLog",
 }
-DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "redirects")
+DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects")
 
 BASIC_AUTH: Final = "plugwire_plugins.auth:BasicAuth"
 """What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
+
+COOKIES: Final = "cookies"
+"""The name of the plugin without which a session keeps no cookies."""
+
+COOKIE_JAR: Final = "plugwire_plugins.cookie_jar:CookieJar"
+"""What `session.cookies` is unless the program gave another `CookieStore`."""
 
 SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
     "system": "plugwire_transports.resolver:SystemResolver",
@@ -646,3 +656,37 @@ def _spelled(wanted: Any) -> str:
 def basic_auth(user: str, password: str) -> Any:
     """The auth object that `auth=(user, password)` means."""
     return _imported(BASIC_AUTH)(user, password)
+
+
+def cookie_jar() -> CookieStore:
+    """A new, empty jar."""
+    return _imported(COOKIE_JAR)()  # type: ignore[no-any-return]  # the string says what it is
+
+
+def jar_of(given: object, base_url: URL | None) -> CookieStore:
+    """The jar that a session's `cookies=` means: itself, or a new one with what another kind of jar or a mapping holds.
+
+    Raises:
+        UsageError: it is none of these, or a mapping in a session that has no base_url to say whom it is for.
+    """
+    from plugwire.cookie_store import CookieStore
+
+    if isinstance(given, CookieStore):
+        return given
+    # Not imported for this: whoever has such a jar has imported it.
+    theirs = sys.modules.get("http.cookiejar")
+    if theirs is not None and isinstance(given, theirs.CookieJar):
+        return _imported(COOKIE_JAR).from_cookiejar(given)  # type: ignore[no-any-return]  # the string says what it is
+    if not isinstance(given, Mapping):
+        raise UsageError(f"cookies={type(given).__name__}: a mapping, a CookieJar, or an http.cookiejar.CookieJar")
+    jar = cookie_jar()
+    mapping = cast("Mapping[str, str]", given)
+    if not mapping:
+        return jar
+    if base_url is None:
+        raise UsageError(
+            "cookies={...} does not say whom the cookies are for, and without base_url= they would go to everybody: "
+            "give base_url=, or a CookieJar, or use session.cookies.set(name, value, domain=...)"
+        )
+    jar.update(mapping, url=base_url)
+    return jar

@@ -8,15 +8,18 @@ from plugwire.config import ContentOptions, Limits, TLSConfig
 from plugwire.connector import Connector
 from plugwire.engine import Engine
 from plugwire.errors import UsageError
-from plugwire.registry import Options, collect_plugins
+from plugwire.registry import COOKIES, Options, collect_plugins, jar_of
 from plugwire.route import HTTP_VERSIONS
 from plugwire.timeouts import Timeout
 from plugwire.view import ROUTE_OPTIONS, View, refuse_unknown
 
 if TYPE_CHECKING:
+    import http.cookiejar
     from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from plugwire.config import Proxy
+    from plugwire.cookie_store import CookieStore
     from plugwire.headers import Headers
     from plugwire.messages import AuthTypes, HeaderTypes, ParamTypes
     from plugwire.pool import PoolStats
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from plugwire.registry import PluginLike
     from plugwire.url import URL
     from plugwire.view import Defaults
+
+    CookieTypes: TypeAlias = Mapping[str, str] | CookieStore | http.cookiejar.CookieJar | None
 
 DEFAULT_TIMEOUT: Final = Timeout()
 DEFAULT_LIMITS: Final = Limits()
@@ -53,7 +58,8 @@ class SessionBase:
             and secret headers are then bound to its origin.
         headers: sent with every request; those of a call replace them by name.
         params: added to every URL's query, before the call's own.
-        cookies: not supported yet: anything but None raises UsageError.
+        cookies: a `plugwire_plugins.CookieJar`; a jar of `http.cookiejar`, whose cookies are copied; or a mapping of
+            names to values for the host of base_url, which must be given then.
         auth: (user, password) for Basic, or any object with around_send; for the origin it was given for only.
         timeout: seconds that one call may block, or a `Timeout`; None: without end.
         limits: connections, and what a peer may make us hold.
@@ -78,7 +84,7 @@ class SessionBase:
         base_url: URL | str | None = None,
         headers: HeaderTypes | None = None,
         params: ParamTypes | None = None,
-        cookies: object = None,
+        cookies: CookieTypes = None,
         auth: AuthTypes = None,
         timeout: Timeout | float | None = DEFAULT_TIMEOUT,
         limits: Limits = DEFAULT_LIMITS,
@@ -95,8 +101,6 @@ class SessionBase:
     ) -> None:
         self._is_derived = True  # until it stands: nothing is to be cleaned up
         refuse_unknown(unknown, frozenset(), f"{type(self).__name__}()")
-        if cookies is not None:
-            raise UsageError("cookies=: cookies are not supported yet; set a Cookie header where you need one")
         if not isinstance(limits, Limits):
             raise UsageError(f"limits={limits!r}: a Limits")
         collected = collect_plugins(plugins, defaults=defaults)
@@ -121,6 +125,10 @@ class SessionBase:
                 "max_redirects": max_redirects,
             },
         )
+        if cookies is not None:
+            if COOKIES not in collected.names:
+                raise UsageError("cookies=: this session has no plugin 'cookies': plugins=[\"cookies\"] adds it")
+            engine.jars.append(jar_of(cookies, self._view.base_url))
         self._standing()
         self._is_derived = False
 
@@ -136,6 +144,15 @@ class SessionBase:
     def headers(self) -> Headers:
         """Sent with every request."""
         return self._view.headers
+
+    @property
+    def cookies(self) -> CookieStore:
+        """The jar: what responses set, and what goes out with requests.
+
+        Raises:
+            UsageError: no plugin of this session keeps cookies.
+        """
+        return self._engine.cookies
 
     @property
     def base_url(self) -> URL | None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from plugwire.bodies import JSONEncoder
     from plugwire.config import CallOptions
+    from plugwire.cookie_store import CookieStore
     from plugwire.engine import Engine
     from plugwire.events import Event
     from plugwire.messages import AsyncResponse, AuthTypes, HeaderTypes, ParamTypes
@@ -91,6 +92,7 @@ OTHER_SPELLINGS: Final[Mapping[str, str]] = {
     "keepalive_expiry": "limits=Limits(idle_timeout=...)",
     "connector": "limits=Limits(...) and transports=[...]",
     "cookie_jar": "cookies=",
+    "cookies": 'session.cookies.set(name, value, domain=...), or headers={"Cookie": "name=value"} for one call',
     "raise_for_status": "response.raise_for_status()",
 }
 """How other clients spell what we call otherwise."""
@@ -192,6 +194,15 @@ class View(Session):
     @property
     def is_closed(self) -> bool:
         return self.engine.why_closed is not None
+
+    @property
+    def cookies(self) -> CookieStore:  # type: ignore[override]  # made when first asked for
+        return self.engine.cookies
+
+    @property
+    def has_cookies(self) -> bool:
+        jars = self.engine.jars
+        return bool(jars) and len(jars[0]) > 0
 
     def check_open(self) -> None:
         """Raise `SessionClosed` if it is."""

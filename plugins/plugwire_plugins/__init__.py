@@ -1,7 +1,8 @@
 """The plugins that come with plugwire, one file each. Everything public is here; the modules below are not.
 
 Plugins are given to a session as objects or by name: `Session(plugins=[Retries(max_retries=5), "wirelog"])`.
-`BasicAuth` is no plugin but an auth object: `Session(auth=BasicAuth("user", "password"))`.
+`BasicAuth` is no plugin but an auth object: `Session(auth=BasicAuth("user", "password"))`. `CookieJar` is where
+the plugin `Cookies` keeps them: `Session(cookies=CookieJar().load("cookies.json"))`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plugwire_plugins.auth import BasicAuth
+    from plugwire_plugins.cookie_jar import CookieJar
+    from plugwire_plugins.cookies import Cookies
     from plugwire_plugins.default_headers import DefaultHeaders
     from plugwire_plugins.redirects import RedirectOptions, Redirects
     from plugwire_plugins.retries import Retries, RetryBudget, RetryDecision, RetryOptions, RetryPolicy
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BasicAuth",
+    "CookieJar",
+    "Cookies",
     "DefaultHeaders",
     "RedirectOptions",
     "Redirects",
@@ -30,6 +35,8 @@ __all__ = [
 
 _WHERE = {
     "BasicAuth": "auth",
+    "CookieJar": "cookie_jar",
+    "Cookies": "cookies",
     "DefaultHeaders": "default_headers",
     "RedirectOptions": "redirects",
     "Redirects": "redirects",
