@@ -19,6 +19,7 @@ FOUND: dict[str, list[bytes]] = {
     ],
     "http2": [],
     "hpack": [],
+    "decoders": [],
 }
 """Inputs that were findings once."""
 

@@ -19,7 +19,10 @@ import plugwire.events
 import plugwire.protocols
 
 HEAVY = ("asyncio", "ssl", "h2", "hpack", "pluggy", "trio", "idna", "certifi", "importlib.metadata", "inspect")
-MODULES = ("plugwire", "plugwire.protocols", "plugwire.testing", "plugwire_plugins", "plugwire_transports")
+MODULES = (
+    "plugwire", "plugwire.protocols", "plugwire.decoders", "plugwire.testing", "plugwire_plugins",
+    "plugwire_transports",
+)  # fmt: skip
 FIXED = [
     "Session",
     "AsyncSession",

@@ -34,6 +34,7 @@ from plugwire import (
     TLSConfig,
     UsageError,
 )
+from plugwire.decoders import items, mixed
 from plugwire.route import Route
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
@@ -376,6 +377,11 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_PER_DOMAIN": lambda: cookie_table.MAX_PER_DOMAIN,
     "MAX_COOKIES": lambda: cookie_table.MAX_COOKIES,
     "MAX_LIFETIME": lambda: set_cookie.MAX_LIFETIME,
+    "max_line": lambda: items.MAX_ITEM,
+    "max_event": lambda: items.MAX_ITEM,
+    "max_part": lambda: items.MAX_ITEM,
+    "max_part_head": lambda: mixed.MAX_PART_HEAD,
+    "MAX_PADDING": lambda: mixed.MAX_PADDING,
     "CACHE_SIZE": lambda: plugwire.url.CACHE_SIZE,
 }
 """What the document's tables of limits say beside the fields of `Limits` and `Timeout`."""

@@ -296,7 +296,7 @@ class ResponseBase:
         content = self.content
         encoding = self.encoding
         if not self.encoding_override:
-            from plugwire.decoders import BYTE_ORDER_MARKS
+            from plugwire.decoders.text import BYTE_ORDER_MARKS
 
             for mark, marked in BYTE_ORDER_MARKS:
                 if content.startswith(mark):

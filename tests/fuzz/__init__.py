@@ -18,5 +18,6 @@ TARGETS = {
     "headers": "fuzz.header_fields",
     "http2": "fuzz.http2_wire",
     "hpack": "fuzz.hpack_blocks",
+    "decoders": "fuzz.decoders",
 }
 """The modules, by the names that the command takes."""

@@ -32,8 +32,8 @@ from fuzz import TARGETS  # noqa: E402
 
 # What guides the fuzzer. Not the judges: h11, hpack, ada and the targets themselves.
 GUIDED_BY = (
-    "plugwire.url", "plugwire.hosts", "plugwire.headers", "plugwire.messages", "plugwire_transports.http11_wire",
-    "plugwire_transports.http2",
+    "plugwire.url", "plugwire.hosts", "plugwire.headers", "plugwire.messages", "plugwire.decoders",
+    "plugwire_transports.http11_wire", "plugwire_transports.http2",
 )  # fmt: skip
 
 

@@ -1,40 +1,14 @@
-"""Sans-IO decoders for `response.iter_decoded(decoder)`: bytes in, items out; and the iterators that run them.
-
-A decoder has `feed(data) -> sequence of items` and `end() -> sequence of items`, which is called once at the verified
-end of the body. The iterators are classes with a close, not generators, so that leaving a loop early cleans up when the
-caller says so and not when the garbage collector gets to it.
-"""
+"""Bytes in pieces, text, and lines."""
 
 from __future__ import annotations
 
 import codecs
-from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from plugwire.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
-
-    from plugwire.blocking_response import Response
-    from plugwire.messages import AsyncResponse
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Decoder(Protocol[T_co]):
-    """Turns bytes into items, without any I/O."""
-
-    def feed(self, data: bytes, /) -> Sequence[T_co]:
-        """The items that are complete now."""
-        ...
-
-    def end(self) -> Sequence[T_co]:
-        """The content is complete: the last items. Raises `DecodingError` if something is missing."""
-        ...
 
 
 class Pieces:
@@ -134,83 +108,3 @@ class Lines:
             self._open.clear()
         if rest:
             self._open.append(rest)
-
-
-class AsyncDecoded(Generic[T]):
-    """`async for item in response.iter_...()`. A body that is kept is run through from its start. Leaving early:
-    `await close()`, or close the response."""
-
-    def __init__(self, response: AsyncResponse, decoder: Decoder[T], size: int = 65536) -> None:
-        self._response = response
-        self._decoder = decoder
-        self._kept = response.is_read
-        self._size = size
-        self._ready: deque[T] = deque()
-        self._is_over = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        while not self._ready:
-            if self._is_over:
-                raise StopAsyncIteration
-            if self._kept:
-                self._is_over = True
-                self._ready.extend(self._decoder.feed(self._response.content))
-                self._ready.extend(self._decoder.end())
-                continue
-            data = await self._response.read(self._size)
-            if data:
-                self._ready.extend(self._decoder.feed(data))
-            else:
-                self._is_over = True
-                self._ready.extend(self._decoder.end())
-        return self._ready.popleft()
-
-    async def close(self) -> None:
-        """Be done with the response before its end."""
-        self._is_over = True
-        self._ready.clear()
-        await self._response.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-class Decoded(Generic[T]):
-    """`for item in response.iter_...()`. Leaving early: `close()`, or close the response."""
-
-    def __init__(self, response: Response, waiting: AsyncDecoded[T]) -> None:
-        self._response = response
-        self._waiting = waiting
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        from plugwire.drive import drive
-
-        try:
-            return drive(self._waiting.__anext__())
-        except StopAsyncIteration:
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """Be done with the response before its end."""
-        from plugwire.drive import drive
-
-        drive(self._waiting.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
