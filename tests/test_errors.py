@@ -211,6 +211,12 @@ async def _resolve(world: World) -> Error:
         return await error_of(session.get("http://nobody.invalid/"))
 
 
+@cause(errors.AddressRefused, "resolve", False, "127.0.0.1 is out of bounds: loopback")
+async def _out_of_bounds(world: World) -> Error:
+    async with bare(world, transports=["address-guard"]) as session:
+        return await error_of(session.get("http://127.0.0.1:1"))
+
+
 @cause(errors.ConnectError, "dial", False, "127.0.0.1")
 async def _connect(world: World) -> Error:
     with socket.socket() as taken:  # bound, but nobody listens

@@ -61,6 +61,7 @@ PASSING = [
 LASTING = [
     plugwire.TotalTimeout, plugwire.HeadTimeout, plugwire.PoolTimeout, plugwire.CertificateError, plugwire.Cancelled,
     plugwire.UsageError, plugwire.NoTransport, plugwire.SessionClosed, plugwire.PluginError, plugwire.HTTPStatusError,
+    plugwire.AddressRefused,
 ]  # fmt: skip
 WRONG = [plugwire.ProtocolError, plugwire.LimitExceeded, plugwire.DecodingError]
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from plugwire.blocking_response import Response
     from plugwire.config import CallOptions, Limits, Proxy, TLSConfig
     from plugwire.errors import (
+        AddressRefused,
         BodyUnread,
         Busy,
         Cancelled,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "URL",
+    "AddressRefused",
     "AsyncResponse",
     "AsyncSession",
     "BodyUnread",

@@ -215,6 +215,21 @@ class ResolveError(NetworkError):
     """The host's name could not be resolved."""
 
 
+class AddressRefused(ResolveError):
+    """The host is at an address that this session must not connect to (`plugwire_transports.AddressGuard`). Nothing was
+    sent, and to try again is pointless.
+
+    Attributes:
+        host: of the URL.
+        address: where it is, or the path of the Unix socket; None if that is not known.
+    """
+
+    def __init__(self, message: str = "", host: str = "", address: str | None = None) -> None:
+        super().__init__(message)
+        self.host = host
+        self.address = address
+
+
 class ConnectError(NetworkError):
     """No address of the host took the connection."""
 
@@ -340,7 +355,8 @@ class Discarded(Exception):
 PUBLIC: Sequence[type[Error]] = (
     Error, UsageError, InvalidURL, InvalidHeader, UnknownOption, NoTransport, BodyUnread, NotReplayable, Busy,
     SessionClosed, PluginError, Suspended, TimedOut, TotalTimeout, HeadTimeout, PoolTimeout, ConnectTimeout,
-    WriteTimeout, ReadTimeout, NetworkError, ResolveError, ConnectError, WriteError, ReadError, ConnectionClosed,
+    WriteTimeout, ReadTimeout, NetworkError, ResolveError, AddressRefused, ConnectError, WriteError, ReadError,
+    ConnectionClosed,
     TLSError, CertificateError, ProxyError, Cancelled, PeerError, ProtocolError, IncompleteBody, StreamReset,
     LimitExceeded, DecodingError, ResponseError, HTTPStatusError, TooManyRedirects,
     UnsafeRedirect,

@@ -67,6 +67,7 @@ COOKIE_JAR: Final = "plugwire_plugins.cookie_jar:CookieJar"
 """What `session.cookies` is unless the program gave another `CookieStore`."""
 
 SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
+    "address-guard": "plugwire_transports.address_guard:AddressGuard",
     "system": "plugwire_transports.resolver:SystemResolver",
     "tcp": "plugwire_transports.tcp:TCP",
     "unix": "plugwire_transports.unix:Unix",

@@ -36,6 +36,7 @@ from time import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from plugwire import (
+    AddressRefused,
     AsyncResponse,
     Cancelled,
     CertificateError,
@@ -76,7 +77,7 @@ PASSING: Final[tuple[type[Error], ...]] = (
 The rest of a peer's errors are not among them: what it said wrong once it will say wrong again."""
 
 LASTING: Final[tuple[type[Error], ...]] = (
-    UsageError, Cancelled, TotalTimeout, HeadTimeout, PoolTimeout, CertificateError, ResponseError,
+    UsageError, Cancelled, TotalTimeout, HeadTimeout, PoolTimeout, AddressRefused, CertificateError, ResponseError,
 )  # fmt: skip
 """Errors after which another attempt is pointless, whatever else is said of them: the caller's own, the budgets of the
 whole call, which are over, and a full pool, because there are too many requests of ours already."""

@@ -1,7 +1,7 @@
 """The transports that come with plugwire, one file each. Everything public is here; the modules below are not.
 
 Every session has them, after its own: they need naming only to be subclassed, or put into another order:
-`Session(transports=[Throttled(), TCP()])`.
+`Session(transports=[Throttled(), TCP()])`. `AddressGuard` and `PinnedHosts` it has only if they are given.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from plugwire_transports.address_guard import AddressGuard
     from plugwire_transports.http2 import HTTP2
     from plugwire_transports.http11 import HTTP11
+    from plugwire_transports.pinned_hosts import PinnedHosts
     from plugwire_transports.resolver import SystemResolver
     from plugwire_transports.tcp import TCP
     from plugwire_transports.tls import TLSSecurer
     from plugwire_transports.unix import Unix
 
-__all__ = ["HTTP2", "HTTP11", "TCP", "SystemResolver", "TLSSecurer", "Unix"]
+__all__ = ["HTTP2", "HTTP11", "TCP", "AddressGuard", "PinnedHosts", "SystemResolver", "TLSSecurer", "Unix"]
 
 _WHERE = {
+    "AddressGuard": "address_guard",
     "HTTP2": "http2",
     "HTTP11": "http11",
+    "PinnedHosts": "pinned_hosts",
     "SystemResolver": "resolver",
     "TCP": "tcp",
     "TLSSecurer": "tls",
