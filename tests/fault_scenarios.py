@@ -163,6 +163,18 @@ async def retry_post(session: Any, site: Site) -> None:
     assert response.status_code == 503
 
 
+async def redirect(session: Any, site: Site) -> None:
+    response = await session.get(f"{site.url}/redirect/302/redirect/301/hello")
+    assert b"hello" in response.content
+    assert [hop.status_code for hop in response.history] == [302, 301]
+
+
+async def redirect_post(session: Any, site: Site) -> None:
+    response = await session.post(f"{site.url}/redirect/307/redirect/308/echo", content=b"x" * 1000)
+    asked = response.json()
+    assert (asked["method"], asked["length"]) == ("POST", 1000)
+
+
 async def expect(session: Any, site: Site) -> None:
     response = await session.put(f"{site.url}/echo", content=b"x" * 1000, headers={"Expect": "100-continue"})
     assert response.json()["length"] == 1000
@@ -292,6 +304,8 @@ SCENARIOS = (
     Scenario("closed unread", closed_unread),
     Scenario("retry", retry, plugins=_retries),
     Scenario("retry POST", retry_post, plugins=_retries),
+    Scenario("redirect", redirect),
+    Scenario("redirect POST", redirect_post),
     Scenario("Expect: 100-continue", expect),
     Scenario("push upload", push),
     Scenario("leased connection", leased),
@@ -309,6 +323,7 @@ SCENARIOS = (
     Scenario("h2 large down", download, "h2"),
     Scenario("h2 push upload", push, "h2"),
     Scenario("h2 keep-alive", keep_alive, "h2"),
+    Scenario("h2 redirect", redirect, "h2"),
     Scenario("h2 two at once", at_once, "h2", is_at_once=True),
     Scenario("h2 two uploads at once", uploads_at_once, "h2", is_at_once=True),
     Scenario("h2 TLS GET", get, "h2_tls"),
@@ -363,6 +378,7 @@ INTERRUPTED = (
     "closed unread",
     "keep-alive",
     "leased connection",
+    "redirect",
     "TLS GET",
 )
 """Scenarios that are interrupted at any bytecode, too; those of HTTP/1.1."""

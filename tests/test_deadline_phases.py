@@ -273,6 +273,65 @@ async def test_attempts_and_pauses_share_the_budget(world: World) -> None:
                 assert error.attempts == 2
 
 
+MOVED = b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n"
+AWAY = MOVED.replace(b"/next", b"http://other.example/")
+
+
+def moved_h2(stream: int) -> bytes:
+    """HEADERS with END_STREAM: `:status: 302`, `location: /`."""
+    return frame(1, END_HEADERS | 1, stream, b"\x48\x03302\x0f\x1f\x01/")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_hops_without_end_share_the_budget(world: World, protocol: str) -> None:
+    """Each comes after 3 seconds: the fourth does not come in time."""
+    if protocol == "HTTP/1.1":
+        script = Script(says(*[(3.0, MOVED)] * 99))
+    else:
+        script = Script(says((0, SETTINGS), *[(3.0, moved_h2(1 + 2 * number)) for number in range(99)]))
+    for budget, kind in (("total", TotalTimeout), ("head", HeadTimeout)):
+        fake = FakeTime(script)
+        async with session_of(world, fake, protocol) as session:
+            error = await ends(fake, get(session), "head", kind=kind, budget=budget, timeout=Timeout(**{budget: TOTAL}))
+            assert (error.attempts, error.sent) == (4, True)
+            assert len(fake.streams) == 1
+
+
+class HangsAtTheSecondDial(FakeTime):
+    async def dial(self, route: Any, connecting: Any) -> Any:
+        if self.streams:
+            self.dialling = inf
+        return await super().dial(route, connecting)
+
+
+@pytest.mark.parametrize("phase", ["dial", "tls", "head", "body"])
+async def test_a_hop_has_what_is_left_of_the_budget(world: World, phase: str) -> None:
+    """The first answer takes 4 seconds; whatever then goes on for ever has 6."""
+    away = AWAY.replace(b"http:", b"https:") if phase == "tls" else AWAY
+    second = Script(says((1, LENGTH))) if phase == "body" else Script()
+    kind = HangsAtTheSecondDial if phase == "dial" else FakeTime
+    fake = kind(Script(says((4, away))), second)
+    async with session_of(world, fake) as session:
+        error = await ends(fake, get(session), phase)
+        assert error.attempts == 2
+        assert error.request.url.host == "other.example"
+        assert all(stream.is_closed for stream in fake.streams[1:])
+
+
+async def test_dropping_the_content_of_a_redirect_takes_a_moment_and_not_beyond_the_end(world: World) -> None:
+    head = MOVED.replace(b"Length: 0", b"Length: 60000")
+    for total, lasts in ((TOTAL, 0.1), (0.05, 0.05)):
+        fake = FakeTime(trickle(repeat(b"x"), head, pause=0.001), Script(says((0, LENGTH.replace(b"1000000", b"0")))))
+        async with session_of(world, fake) as session:
+            begun = fake.clock.time
+            try:
+                await session.get(f"http://{HOST}/", timeout=Timeout(total=total))
+            except TotalTimeout:
+                assert total < 0.1
+            assert fake.clock.time == pytest.approx(begun + lasts, abs=0.002)
+            assert fake.streams[0].is_closed
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_a_number_bounds_each_call_of_a_stream(world: World, protocol: str) -> None:
     head = LENGTH if protocol == "HTTP/1.1" else SETTINGS + HEAD

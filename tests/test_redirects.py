@@ -573,6 +573,19 @@ async def test_an_error_on_the_way_says_how_many_attempts_there_were(world: Worl
     assert caught.value.request is not None and caught.value.request.url == URL(f"{A}/x")
 
 
+@pytest.mark.parametrize(("method", "replayable"), [("GET", True), ("POST", False), ("PUT", True)])
+async def test_whether_the_call_may_be_repeated_hangs_on_all_its_requests(
+    world: World, method: str, replayable: bool
+) -> None:
+    """What failed is a GET; but with the call its POST would be repeated, too."""
+    mock = MockTransport({"/": to("/x", 303), "/x": plugwire.ReadError("broken")})
+    async with world.session(transports=[mock]) as session:
+        with pytest.raises(plugwire.ReadError) as caught:
+            await session.request(method, A, content=b"x")
+    assert caught.value.request is not None and caught.value.request.method == "GET"
+    assert caught.value.replayable is replayable
+
+
 class Closing:
     """Watches every body at the stage `attempt`."""
 

@@ -108,6 +108,8 @@ class Call:
         given: the call's `options=`.
         scope: what waits on behalf of the call.
         was_sent: an attempt of it went out, and the peer may have acted on it.
+        has_acted: so did one whose method is not idempotent, so that the call as a whole must not be repeated, whatever
+            the request was that failed (after a redirect it may be a GET).
     """
 
     __slots__ = (
@@ -118,6 +120,7 @@ class Call:
         "context",
         "deadline",
         "given",
+        "has_acted",
         "holder",
         "max_redirects",
         "origin",
@@ -165,6 +168,7 @@ class Call:
         self.deadline = total if timeout.head is None else total.earlier(timeout.head, "head")
         self.attempt = 0
         self.was_sent = False
+        self.has_acted = False
         self.scope = Scope()
         self.holder = ""
         self.setup = 0.0
@@ -238,6 +242,12 @@ class Call:
         if self.is_cancelled:
             raise Cancelled("the call was cancelled by call.cancel()")
 
+    def went_out(self, request: Request) -> None:
+        """The peer may act on this request, or did: it answered, or nobody knows."""
+        self.was_sent = True
+        if request.method not in IDEMPOTENT:
+            self.has_acted = True
+
     def blame(self, error: Error, request: Request | None) -> None:
         """Fill in what only the call knows of an error: the request, the attempts, whether it may be sent again. Who
         reads a body calls it, because such an error does not pass the core's own road."""
@@ -249,7 +259,7 @@ class Call:
             error.sent = True
             error.replayable = False
         if error.request is not None:
-            error.replayable = can_replay(error, error.request)
+            error.replayable = not self.has_acted and can_replay(error, error.request)
 
     def waiting(self, member: Abortable, shared: bool = False) -> Waiting:
         """A `with` block: while `member` waits on behalf of this call, `cancel()`, the end of a race and the session's

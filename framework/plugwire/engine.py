@@ -358,12 +358,12 @@ class Engine:
                 continue
             except (Cancelled, SessionClosed) as error:
                 # From outside, at a moment of which nothing is known.
-                call.was_sent = True
+                call.went_out(request)
                 error.at("head", request=request, sent=True, connection=connection.info)
                 raise
             except Error as error:
                 if error.sent and not error.replayable:
-                    call.was_sent = True
+                    call.went_out(request)
                 if inner is not None and inner.is_aborted:
                     raise  # the loser of a race, on its way out
                 if error.replayable and error.request in (None, request):
@@ -399,7 +399,7 @@ class Engine:
                             self.pool.changed(connection)
                 if connection.is_closed:
                     self.pool.forget(connection)
-            call.was_sent = True
+            call.went_out(request)
             now = self.runtime.now()
             response.times = (call.started, call.setup, now, now if response.is_read else None)
             if response.status_code == 101 or request.method == "CONNECT":

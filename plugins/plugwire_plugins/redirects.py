@@ -193,7 +193,12 @@ class Redirects:
         hops: list[AsyncResponse] = []
         followed = 0
         while True:
-            response = await call_next(request)
+            try:
+                response = await call_next(request)
+            except Error as error:
+                if error.request is None:  # who could not even dial does not say what for
+                    error.request = request
+                raise
             if hops:
                 response.history = [*hops, *response.history]
             try:

@@ -15,6 +15,8 @@ head                the same, without TLS
 trickling body      5 bytes a second: each read makes progress, the whole does not
 upload              the peer does not read
 endless upload      the peer reads all of a content that does not end
+redirects           the peer redirects to itself, 20 times a second
+redirect's target   the peer redirects, at once, to one that accepts and never says a word
 h2 no SETTINGS      HTTP/2 to a peer that says nothing
 h2 follower         the same, while another call waits on the same connection, and reads for both
 h2 others' frames   5 DATA frames a second, of another stream
@@ -149,6 +151,16 @@ def windows(size: int) -> bytes:
     return b"".join(frame(8, 0, stream, size.to_bytes(4, "big")) for stream in (0, 1))
 
 
+def redirects(location: str, pause: float = 0.05) -> Talk:
+    """Answers every request so, after `pause` seconds."""
+
+    def talk(sock: socket.socket, is_over: threading.Event) -> None:
+        while sock.recv(65536) and not is_over.wait(pause):
+            sock.sendall(f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode())
+
+    return talk
+
+
 SETTINGS = frame(4, 0, 0)
 ONE_STREAM = frame(4, 0, 0, b"\0\3\0\0\0\1")
 HEAD = frame(1, 4, 1, b"\x88")
@@ -176,7 +188,7 @@ Peer = Callable[[], contextlib.AbstractContextManager[int]]
 
 def simple(peer: Peer, scheme: str = "http", h2: bool = False, **options: Any) -> Case:
     async def case(world: World, seconds: float) -> float:
-        method = "PUT" if options else "GET"
+        method = "PUT" if "content" in options else "GET"
         with peer() as port:
             async with session_of(world, h2) as session:
                 url = f"{scheme}://127.0.0.1:{port}/"
@@ -238,6 +250,11 @@ async def hanging_resolver(world: World, seconds: float) -> float:
                 is_over.set()
 
 
+async def target(world: World, seconds: float) -> float:
+    with silent() as port:
+        return await simple(talking(redirects(f"http://127.0.0.1:{port}/", 0)))(world, seconds)
+
+
 class Three:
     """A resolver: every host has three addresses."""
 
@@ -267,6 +284,8 @@ CASES: dict[str, Case] = {
     "trickling body": simple(trickling),
     "upload": simple(silent, content=bytes(64 << 20)),
     "endless upload": upload(talking(reads(b""))),
+    "redirects": simple(talking(redirects("/")), max_redirects=1_000_000),
+    "redirect's target": target,
     "h2 no SETTINGS": simple(silent, h2=True),
     "h2 follower": follower,
     "h2 others' frames": beside(talking(says(SETTINGS + HEAD, frame(0, 0, 1, b"x"))), True),
