@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -467,6 +468,31 @@ async def test_state_of_a_session_is_made_once_for_each_session(world: World) ->
                 await session.get("http://h/")
             assert session.view.state(keeper, keeper.make) == {"count": 3}
     assert keeper.made == [world.name] * 2
+
+
+async def test_state_of_a_session_goes_with_its_owner(world: World) -> None:
+    """An auth object that a program makes for each call does not fill the memory."""
+
+    class Owner:
+        pass
+
+    class Slotted:
+        __slots__ = ()
+
+    class State:
+        def __init__(self, runtime: Any) -> None:
+            self.runtime = runtime
+
+    async with world.session(transports=[mock()]) as session:
+        await session.get("http://h/")
+        owner = Owner()
+        state = weakref.ref(session.view.state(owner, State))
+        assert session.view.state(owner, State) is state()
+        del owner
+        gc.collect()
+        assert state() is None
+        fixed = Slotted()
+        assert session.view.state(fixed, State) is session.view.state(fixed, State)  # what no weakref can hold stays
 
 
 async def test_sleep_that_would_pass_the_deadline_raises_at_once(world: World) -> None:

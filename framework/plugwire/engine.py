@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from plugwire.call import Call, Scope, can_replay, racing, returned_no_response, tell
 from plugwire.errors import (
@@ -208,11 +208,21 @@ class Engine:
             raise error
 
     def state(self, owner: object, make: Callable[[Runtime], T]) -> T:
-        """What a plugin keeps for this session. Two threads may both make one; one of the two stays."""
-        found = self._states.get(id(owner))
+        """What a plugin keeps for this session, for as long as both live: a program may make an auth object for each
+        call. Two threads may both make one; one of the two stays."""
+        key = id(owner)
+        found = self._states.get(key)
         if found is None:
-            found = self._states.setdefault(id(owner), (owner, make(self.runtime)))
+            found = self._states.setdefault(key, (self._mark(owner), make(self.runtime)))
         return cast("T", found[1])
+
+    def _mark(self, owner: object) -> object:
+        """What sees to it that nobody else gets the state of `owner`: until the callback has run, its id is its own."""
+        states, key = self._states, id(owner)
+        try:
+            return ref(owner, lambda _: states.pop(key, None))
+        except TypeError:  # it cannot be held weakly, so it stays
+            return owner
 
     @property
     def cookies(self) -> CookieStore:

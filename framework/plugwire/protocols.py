@@ -742,7 +742,9 @@ class Session(ABC):
     @abstractmethod
     def state(self, owner: object, make: Callable[[Runtime], T]) -> T:
         """What a plugin keeps for each session (locks, tokens, counters): made by `make(runtime)` once per session and
-        owner, so one plugin object may serve several sessions and worlds. Threads may ask at once."""
+        owner, so one plugin object may serve several sessions and worlds. Threads may ask at once. It goes with the
+        owner, if nothing in it holds that one; so an owner is an object that lives as long as its state is needed, not
+        a value made for the asking."""
 
     @abstractmethod
     @overload
