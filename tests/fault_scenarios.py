@@ -28,6 +28,7 @@ from plugwire.testing.faults import (
 )
 from plugwire.testing.interrupts import Interrupts
 from plugwire.testing.loopback import Loopback
+from plugwire_plugins import BearerAuth
 from plugwire_plugins.retries import Retries, RetryPolicy
 from third_party.hedging import Hedging
 from worlds import KINDS, World
@@ -245,6 +246,17 @@ async def uploads_at_once(session: Any, site: Site) -> None:
     await site.world.gather(one, one)
 
 
+async def unauthorized(session: Any, site: Site) -> None:
+    """Comes with an old token, and again with another one."""
+    assert (await session.get(f"{site.url}/status/401")).status_code == 401
+
+
+async def another_token(call: Any) -> str:
+    response = await call.send(plugwire.Request("GET", f"{call.origin}/hello"))
+    assert response.status_code == 200
+    return "another"
+
+
 class SideCall:
     """Asks for something else first, as who fetches a token does."""
 
@@ -259,8 +271,8 @@ class SideCall:
 class Scenario:
     """One of these, and what it needs.
 
-    site: which of `Sites`. plugins: made for each session. is_at_once: several threads or tasks of its own do it, so
-    which operation is the k-th hangs on chance, and an interrupt would hit a thread that nobody joins.
+    site: which of `Sites`. plugins, auth: made for each session. is_at_once: several threads or tasks of its own do
+    it, so which operation is the k-th hangs on chance, and an interrupt would hit a thread that nobody joins.
     """
 
     name: str
@@ -268,12 +280,14 @@ class Scenario:
     site: str = "plain"
     limits: Limits = ONE
     plugins: Callable[[], Iterable[Any]] = tuple
+    auth: Callable[[], Any] = lambda: None
     is_at_once: bool = False
 
     def session(self, faults: Faults, server: Any, kind: type[Any]) -> Any:
         return kind(
             transports=[faults],
             plugins=[faults, *self.plugins()],
+            auth=self.auth(),
             limits=self.limits,
             timeout=TIMEOUT,
             http_versions=("h2",) if self.site.startswith("h2") else ("http/1.1",),
@@ -328,6 +342,7 @@ SCENARIOS = (
     Scenario("h2 two uploads at once", uploads_at_once, "h2", is_at_once=True),
     Scenario("h2 TLS GET", get, "h2_tls"),
     Scenario("h2 TLS closed unread", closed_unread, "h2_tls"),
+    Scenario("another token", unauthorized, auth=lambda: BearerAuth("old", refresh=another_token)),
 )
 
 
@@ -380,6 +395,7 @@ INTERRUPTED = (
     "leased connection",
     "redirect",
     "TLS GET",
+    "another token",
 )
 """Scenarios that are interrupted at any bytecode, too; those of HTTP/1.1."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64decode
+import logging
+from base64 import b64decode, b64encode
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import plugwire
 from plugwire import Request, Response
-from plugwire.testing import MockTransport
+from plugwire.testing import MockTransport, Server
 from plugwire_plugins import BasicAuth
 
 if TYPE_CHECKING:
@@ -49,6 +50,47 @@ async def test_a_composed_and_a_decomposed_letter_are_the_same_password(world: W
 
 async def test_userinfo_in_the_url_is_used_and_not_sent_as_part_of_it(world: World) -> None:
     assert credentials(await sent(world, url="https://us%65r:p%40ss@h.example/x")) == "user:p@ss"
+
+
+@pytest.mark.parametrize("version", ["http/1.1", "h2"])
+@pytest.mark.parametrize("how", ["call", "base_url", "connect", "stream"])
+async def test_userinfo_is_basic_for_its_origin_and_appears_nowhere_else(
+    world: World, caplog: pytest.LogCaptureFixture, version: str, how: str
+) -> None:
+    events: list[Any] = []
+    caplog.set_level(logging.DEBUG)
+    with Server({"/x": Response(404)}, http_versions=(version,)) as server:
+        site = server.url.replace("://", "://us%65r:p%40ss-w0rd@")
+        given = {"base_url": site} if how == "base_url" else {}
+        async with world.session(http_versions=(version,), plugins=["wirelog"], **given) as session:
+            if how == "connect":
+                async with await session.connect(site) as connection:
+                    response = await connection.open_request("GET", "/x").send()
+                    await response.read()
+            elif how == "stream":
+                async with session.stream("GET", f"{site}/x", observe=events.append) as response:
+                    await response.read()
+            else:
+                response = await session.get("/x" if how == "base_url" else f"{site}/x", observe=events.append)
+            with pytest.raises(plugwire.HTTPStatusError) as caught:
+                response.raise_for_status()
+            explained = str(session.explain(f"{site}/x"))
+        (request,) = server.calls
+    assert credentials(request.headers.get("authorization")) == "user:p@ss-w0rd"
+    assert (request.headers["host"], request.url.target) == (server.url.removeprefix("http://"), "/x")
+    assert b"p%40ss" not in request.headers.encoded()
+    # The server of this test decodes by hpack, which logs all that it sees.
+    logged = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("hpack"))
+    assert logged
+    for text in (logged, str(events), repr(response), str(caught.value), repr(caught.value), explained):
+        assert "w0rd" not in text and b64encode(b"user:p@ss-w0rd").decode() not in text
+
+
+async def test_userinfo_goes_before_the_sessions_auth_and_after_the_calls(world: World) -> None:
+    url = "https://user:x@h.example/x"
+    assert credentials(await sent(world, url=url, auth=("session", "y"))) == "user:x"
+    assert credentials(await sent(world, url=url, call={"auth": ("call", "z")}, auth=("session", "y"))) == "call:z"
+    assert await sent(world, url=url, call={"auth": None}, auth=("session", "y")) is None
 
 
 async def test_a_request_that_has_the_field_keeps_it(world: World) -> None:

@@ -57,7 +57,7 @@ SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
 }
 DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects")
 
-BASIC_AUTH: Final = "plugwire_plugins.auth:BasicAuth"
+BASIC_AUTH: Final = "plugwire_plugins.basic_auth:BasicAuth"
 """What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
 
 COOKIES: Final = "cookies"

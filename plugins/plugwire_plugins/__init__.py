@@ -1,8 +1,8 @@
 """The plugins that come with plugwire, one file each. Everything public is here; the modules below are not.
 
 Plugins are given to a session as objects or by name: `Session(plugins=[Retries(max_retries=5), "wirelog"])`.
-`BasicAuth` is no plugin but an auth object: `Session(auth=BasicAuth("user", "password"))`. `CookieJar` is where
-the plugin `Cookies` keeps them: `Session(cookies=CookieJar().load("cookies.json"))`.
+`BasicAuth` and what else ends in `Auth` is no plugin but an auth object: `Session(auth=BearerAuth("token"))`.
+`CookieJar` is where the plugin `Cookies` keeps them: `Session(cookies=CookieJar().load("cookies.json"))`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from plugwire_plugins.auth import BasicAuth
+    from plugwire_plugins.basic_auth import BasicAuth
+    from plugwire_plugins.bearer_auth import BearerAuth
     from plugwire_plugins.cookie_jar import CookieJar
     from plugwire_plugins.cookies import Cookies
     from plugwire_plugins.default_headers import DefaultHeaders
+    from plugwire_plugins.digest_auth import DigestAuth
+    from plugwire_plugins.netrc_auth import NetrcAuth
     from plugwire_plugins.redirects import RedirectOptions, Redirects
     from plugwire_plugins.retries import Retries, RetryBudget, RetryDecision, RetryOptions, RetryPolicy
     from plugwire_plugins.wirelog import WireLog
 
 __all__ = [
     "BasicAuth",
+    "BearerAuth",
     "CookieJar",
     "Cookies",
     "DefaultHeaders",
+    "DigestAuth",
+    "NetrcAuth",
     "RedirectOptions",
     "Redirects",
     "Retries",
@@ -34,10 +40,13 @@ __all__ = [
 ]
 
 _WHERE = {
-    "BasicAuth": "auth",
+    "BasicAuth": "basic_auth",
+    "BearerAuth": "bearer_auth",
     "CookieJar": "cookie_jar",
     "Cookies": "cookies",
     "DefaultHeaders": "default_headers",
+    "DigestAuth": "digest_auth",
+    "NetrcAuth": "netrc_auth",
     "RedirectOptions": "redirects",
     "Redirects": "redirects",
     "Retries": "retries",

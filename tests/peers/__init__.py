@@ -23,7 +23,7 @@ What only one of them has is listed at the head of its module.
 from __future__ import annotations
 
 from peers.certificates import Authority, Certificate
-from peers.content import BIG, LARGE_SIZE, SMALL, pattern
+from peers.content import BIG, LARGE_SIZE, PASSWORD, SMALL, USER, pattern
 from peers.server import Peer
 
-__all__ = ["BIG", "LARGE_SIZE", "SMALL", "Authority", "Certificate", "Peer", "pattern"]
+__all__ = ["BIG", "LARGE_SIZE", "PASSWORD", "SMALL", "USER", "Authority", "Certificate", "Peer", "pattern"]

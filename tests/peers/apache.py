@@ -8,6 +8,11 @@ Beyond the common paths:
 `/redirect/CODE`     301, 302, 303, 307, 308 to `/small`
 `/upload/...`        PUT (201 or 204), GET and DELETE of files (mod_dav)
 `/gzip`              `TEXT`, Content-Encoding: gzip, chunked, if the client accepts it
+`/basic`             `SMALL` for `USER` and `PASSWORD`, by Basic
+`/digest`            the same by Digest: MD5, qop="auth"
+`/digest/once`       the same; each nonce is good for one request, and the next one is in Authentication-Info
+`/digest/reflect`    as `/reflect`, by Digest
+`/both`              the same as `/digest`, beside a challenge of Basic that stands first
 ===================  ==============================================================================================
 """
 
@@ -21,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.certificates import Authority
-from peers.content import write_content
+from peers.content import write_content, write_passwords
 from peers.server import Peer, addresses, find_program, free_ports, missing, running
 
 
@@ -36,10 +41,16 @@ TEXT = b"one of 16384 lines of 64 octets, through the DEFLATE filter....\n" * 16
 _MODULES = (
     "mpm_event",
     "unixd",
+    "authn_core",
+    "authn_file",
     "authz_core",
+    "authz_user",
+    "auth_basic",
+    "auth_digest",
     "log_config",
     "mime",
     "alias",
+    "headers",
     "filter",
     "include",
     "deflate",
@@ -103,6 +114,30 @@ Alias /upload {directory}/upload
     ForceType text/plain
     SetOutputFilter DEFLATE
 </Location>
+Alias /basic {content}/small.txt
+Alias /both {content}/small.txt
+AliasMatch ^/digest(/once)?$ {content}/small.txt
+<Location /basic>
+    AuthType Basic
+    AuthName "the site"
+    AuthUserFile {passwords}
+    Require valid-user
+</Location>
+<LocationMatch ^/(digest|both)>
+    AuthType Digest
+    AuthName "the site"
+    AuthUserFile {digests}
+    Require valid-user
+</LocationMatch>
+<Location /digest/once>
+    AuthDigestNonceLifetime 0
+</Location>
+<Location /digest/reflect>
+    SetHandler reflector
+</Location>
+<Location /both>
+    Header always edit WWW-Authenticate ^ 'Basic realm="the site", '
+</Location>
 <Location /reflect>
     SetHandler reflector
 </Location>
@@ -147,6 +182,7 @@ def apache(authority: Authority) -> Iterator[Apache]:
         (content / "text.txt").write_bytes(TEXT)
         # An included part goes out before the length of the whole is known; any other small file gets a Content-Length.
         (content / "chunked.html").write_text('<!--#include virtual="/small" -->')
+        passwords, digests = write_passwords(directory)
         upload = directory / "upload"
         upload.mkdir()
         for place in (upload, directory):  # its workers run as nobody: see _unprivileged
@@ -162,6 +198,8 @@ def apache(authority: Authority) -> Iterator[Apache]:
             _MAIN.format(
                 directory=directory,
                 content=content,
+                passwords=passwords,
+                digests=digests,
                 # What a distribution compiled in has no file; loading it again is an error.
                 modules="\n".join(
                     f"LoadModule {name}_module {path}"

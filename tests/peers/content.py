@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import b64encode
 from pathlib import Path
 
 SMALL = (b"plugwire interop: the same small file from every peer. " * 3)[:126] + b"\n"
@@ -13,6 +14,11 @@ BIG = hashlib.shake_256(b"plugwire").digest(1 << 20)
 
 LARGE_SIZE = 8 << 20
 """The body of `/large` is `pattern(LARGE_SIZE)`."""
+
+USER, PASSWORD = "Mufasa", "Circle of L\u00effe"
+"""Who is let in where a password is asked for."""
+
+REALM = "the site"
 
 _PERIOD = bytes(range(251))
 
@@ -28,3 +34,13 @@ def write_content(directory: Path) -> Path:
     for name, data in (("small.txt", SMALL), ("big.bin", BIG), ("large.bin", pattern(LARGE_SIZE))):
         (directory / name).write_bytes(data)
     return directory
+
+
+def write_passwords(directory: Path) -> tuple[Path, Path]:
+    """Lay the files into `directory` by which nginx and Apache know `USER`: that of `htpasswd`, and that of `htdigest`
+    for `REALM`, readable by any user."""
+    basic, digest = directory / "htpasswd", directory / "htdigest"
+    hashed = b64encode(hashlib.sha1(PASSWORD.encode()).digest()).decode()
+    basic.write_text(f"{USER}:{{SHA}}{hashed}\n")
+    digest.write_text(f"{USER}:{REALM}:{hashlib.md5(f'{USER}:{REALM}:{PASSWORD}'.encode()).hexdigest()}\n")
+    return basic, digest

@@ -16,6 +16,7 @@ Beyond the common paths:
 `/limited`           413 for a body above 1 KiB; nginx answers before it has read the body
 `/upload/...`        PUT (201 or 204), GET and DELETE of files that lie in `Nginx.upload_directory`
 `/tls`               over TLS: `protocol alpn reused-or-. server-name`
+`/basic`             `SMALL` for `USER` and `PASSWORD`, by Basic
 `/client`            on `mutual_tls_port`: the subject of the client's certificate
 `/fresh?...`         `SMALL`, with six fields whose values no other response has
 ===================  ==============================================================================================
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peers.certificates import Authority, Certificate
-from peers.content import write_content
+from peers.content import write_content, write_passwords
 from peers.server import Peer, addresses, find_program, free_ports, running
 
 
@@ -119,6 +120,11 @@ _SERVER = """
         location = /limited {{ client_max_body_size 1k; root {directory}; dav_methods PUT; }}
         location /upload/ {{ root {directory}; sendfile on; dav_methods PUT DELETE; create_full_put_path on; }}
         location = /tls {{ return 200 "$ssl_protocol $ssl_alpn_protocol $ssl_session_reused $ssl_server_name"; }}
+        location = /basic {{
+            alias {content}/small.txt;
+            auth_basic "the site";
+            auth_basic_user_file {passwords};
+        }}
         location = /client {{ return 200 "$ssl_client_s_dn"; }}
         location / {{ return 404; }}
     }}
@@ -161,6 +167,7 @@ def nginx(authority: Authority) -> Iterator[Nginx]:
         peer.upload_directory.mkdir()
         content = write_content(directory / "content")
         (content / "text.txt").write_bytes(b"one of 2048 lines of 32 octets.\n" * 2048)
+        passwords, _ = write_passwords(directory)
         servers = [
             (_listen(plain) + f"\n        listen unix:{peer.socket_path};", ""),
             (_listen(tls, " ssl"), _tls(authority.server)),
@@ -184,7 +191,7 @@ def nginx(authority: Authority) -> Iterator[Nginx]:
                 # Workers of a root master would run as nobody, who may not write what a test then wants to read.
                 user="user root;" if os.geteuid() == 0 else "",
                 servers="".join(
-                    _SERVER.format(listen=listen, tls=tls, content=content, directory=directory)
+                    _SERVER.format(listen=listen, tls=tls, content=content, directory=directory, passwords=passwords)
                     for listen, tls in servers
                 ),
             )
