@@ -17,6 +17,7 @@ from plugwire import Response
 from plugwire.cli import main
 from plugwire.fetch import Progress, Trace
 from plugwire.testing import Server, intercept
+from unix_door import Door
 
 Capture = pytest.CaptureFixture[bytes]
 
@@ -249,6 +250,48 @@ def test_explain_prints_what_the_session_explains(capsys: pytest.CaptureFixture[
     assert main(["explain", "--plugin", "retries", "-X", "PUT", "https://h.invalid/x"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("PUT https://h.invalid/x\n") and "Retries" in out
+
+
+def test_get_by_a_unix_socket(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Door(server.port, str(tmp_path / "s")) as door:
+        assert main(["get", "--unix-socket", "s", "http://h.invalid/status/200"]) == 0
+        assert main(["get", f"{door.url}/status/200"]) == 0
+    assert server.calls[-2].headers["host"] == "h.invalid"
+    assert main(["get", "--unix-socket", "", "http://h.invalid/"]) == 2
+    assert b"the socket's path is empty" in capsysbinary.readouterr().err
+
+
+def test_get_from_where_the_user_says(server: Server, capsysbinary: Capture) -> None:
+    pinned = ["--resolve", f"h.invalid:{server.port}:127.0.0.1,[::1]", "--resolve", "[::2]:80:[::1]"]
+    assert main(["get", *pinned, f"http://h.invalid:{server.port}/status/200"]) == 0
+    assert server.calls[-1].headers["host"] == f"h.invalid:{server.port}"
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (["h.invalid"], "HOST:PORT:ADDRESS"),
+        (["h.invalid:80"], "HOST:PORT:ADDRESS"),
+        (["h.invalid:80:localhost"], "no numeric address"),
+        (["h.invalid:0:127.0.0.1"], "port"),
+        (["h.invalid:80:127.0.0.1", "h.invalid:80:127.0.0.2"], "twice"),
+    ],
+)
+@pytest.mark.parametrize("command", ["get", "explain"])
+def test_places_that_cannot_be(
+    command: str, values: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *(word for value in values for word in ("--resolve", value)), "http://h.invalid/"]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_explain_tells_the_way(capsys: pytest.CaptureFixture[str]) -> None:
+    way = ["--transport", "address-guard", "--resolve", "h.invalid:80:127.0.0.1", "--unix-socket", "/run/x"]
+    assert main(["explain", *way, "http://h.invalid/"]) == 0
+    assert "path /run/x" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["get", "--help"], ["--version"]])

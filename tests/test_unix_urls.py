@@ -10,7 +10,7 @@ import pytest
 
 from peers import SMALL
 from peers.nginx import Nginx
-from plugwire import URL, CertificateError, NoTransport, TLSConfig, UsageError
+from plugwire import URL, CertificateError, NoTransport, Response, TLSConfig, UnsafeRedirect, UsageError
 from plugwire.events import Connect
 from plugwire.route import Route
 from plugwire.testing import Server
@@ -186,3 +186,24 @@ async def test_what_a_socket_has_none_of_is_refused_and_not_ignored(world: World
             with pytest.raises(NoTransport, match="unix: the route has a proxy"):
                 await session.get(f"{door.url}/hello", proxy="http://127.0.0.1:1")  # nothing listens, nothing is asked
         assert door.opened == 0
+
+
+async def test_redirects_stay_on_the_socket_and_none_leads_onto_one(world: World, tmp_path: Path) -> None:
+    """A server on the network must not make the client talk to what listens on this machine."""
+    locations = {"/relative": "/hello", "/elsewhere": "http+unix://%2Frun%2Fother.sock/", "/out": "http://h.example/"}
+
+    def answer(request: Any) -> Response:
+        location = locations.get(request.url.path)
+        return Response(302, headers={"Location": location}) if location else Response(200)
+
+    with Server(answer) as server, Door(server.port, str(tmp_path / "s")) as door:
+        locations["/onto"] = f"{door.url}/hello"
+        async with world.session() as session:
+            response = await session.get(f"{door.url}/relative")
+            assert response.url.href == f"{door.url}/hello"
+            for path in ("/elsewhere", "/out"):
+                with pytest.raises(UnsafeRedirect):
+                    await session.get(f"{door.url}{path}")
+            with pytest.raises(UnsafeRedirect):
+                await session.get(f"{server.url}/onto")
+        assert door.opened == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     get.add_argument("--no-redirects", action="store_true", help="print a redirect like any other response")
     get.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
     get.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
+    _add_way(get)
     _add_tls(get)
     get.set_defaults(run=_get)
 
@@ -96,12 +98,43 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("-X", "--method", metavar="METHOD", default="GET")
     explain.add_argument("--plugin", metavar="NAME", action="append", default=[], help="with this plugin, too")
     explain.add_argument("--transport", metavar="NAME", action="append", default=[], help="with this transport, too")
+    _add_way(explain)
     _add_tls(explain)
     explain.set_defaults(run=_explain)
 
     plugins = commands.add_parser("plugins", help="list the transports and plugins that are shipped and installed")
     plugins.set_defaults(run=_plugins)
     return parser
+
+
+def _add_way(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--unix-socket", metavar="PATH", help="connect to this Unix socket in place of the URL's host")
+    parser.add_argument(
+        "--resolve",
+        metavar="HOST:PORT:ADDRESS[,ADDRESS...]",
+        action="append",
+        default=[],
+        help="where this host is, whatever DNS says",
+    )
+
+
+def way_of(options: Any) -> dict[str, Any]:
+    """What --unix-socket and --resolve mean: keywords of a session."""
+    keywords: dict[str, Any] = {"options": {}, "transports": []}
+    if (path := options.unix_socket) is not None:
+        keywords["options"] = {"path": os.path.abspath(path) if path else path}
+    pins: dict[str, list[str]] = {}
+    for text in options.resolve:
+        found = re.fullmatch(r"((?:\[[^\]]*\]|[^:\[\]]+):[0-9]+):(.+)", text)
+        if found is None or found[1] in pins:
+            reason = "is there twice" if found is not None else "is written HOST:PORT:ADDRESS"
+            raise plugwire.UsageError(f"--resolve {text}: {reason}")
+        pins[found[1]] = found[2].split(",")
+    if pins:
+        from plugwire.registry import pinned_hosts
+
+        keywords["transports"] = [pinned_hosts(pins)]
+    return keywords
 
 
 def _add_tls(parser: argparse.ArgumentParser) -> None:
@@ -135,7 +168,9 @@ def _get(options: Any) -> int:
 
 
 def _explain(options: Any) -> int:
-    with plugwire.Session(tls=tls_of(options), plugins=options.plugin, transports=options.transport) as session:
+    way = way_of(options)
+    way["transports"] = [*options.transport, *way["transports"]]
+    with plugwire.Session(tls=tls_of(options), plugins=options.plugin, **way) as session:
         print(session.explain(options.url, options.method))
     return OK
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import plugwire
-from plugwire.cli import tls_of
+from plugwire.cli import tls_of, way_of
 from plugwire.events import TLS as TLSStep
 from plugwire.events import (
     CallStep,
@@ -54,7 +54,8 @@ def fetch(options: Any) -> Response:
         output = Output(options.output) if options.output is not None else None
         if output is not None:
             stack.enter_context(output)
-        session = stack.enter_context(plugwire.Session(tls=tls_of(options), timeout=_timeout(options)))
+        way = way_of(options)
+        session = stack.enter_context(plugwire.Session(tls=tls_of(options), timeout=_timeout(options), **way))
         keywords: CallOptions = {"headers": request.headers}
         if options.no_redirects:
             keywords["follow_redirects"] = False

@@ -60,6 +60,9 @@ DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redire
 BASIC_AUTH: Final = "plugwire_plugins.basic_auth:BasicAuth"
 """What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
 
+PINNED_HOSTS: Final = "plugwire_transports.pinned_hosts:PinnedHosts"
+"""What `--resolve` means. It cannot be given by name, without arguments, so it has no entry point."""
+
 COOKIES: Final = "cookies"
 """The name of the plugin without which a session keeps no cookies."""
 
@@ -657,6 +660,11 @@ def _spelled(wanted: Any) -> str:
 def basic_auth(user: str, password: str) -> Any:
     """The auth object that `auth=(user, password)` means."""
     return _imported(BASIC_AUTH)(user, password)
+
+
+def pinned_hosts(hosts: Mapping[str, Sequence[str]]) -> Transport:
+    """The resolver that `plugwire get --resolve` means."""
+    return _imported(PINNED_HOSTS)(hosts)  # type: ignore[no-any-return]  # the constant says what it is
 
 
 def cookie_jar() -> CookieStore:
