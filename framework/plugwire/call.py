@@ -205,6 +205,16 @@ class Call:
             found = states[kind] = kind()
         return found
 
+    def renew(self, seconds: float = 0.0) -> None:
+        """The budget of the head begins anew, `seconds` from now: for a body that calls `call_next` once more long
+        after the head has come (SSE reconnect, resume by Range). `total` goes on as it was."""
+        head, total = self.timeout.head, self.total
+        if head is None:
+            self.deadline = total
+            return
+        later = Deadline(self.runtime.now, self.runtime.now() + seconds + head, "head", head)
+        self.deadline = total if total.at <= later.at else later
+
     async def sleep(self, seconds: float) -> None:
         """Wait, as a back-off does. `call.cancel()` ends it.
 

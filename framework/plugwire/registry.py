@@ -53,6 +53,7 @@ SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
     "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
     "redirects": "plugwire_plugins.redirects:Redirects",
     "retries": "plugwire_plugins.retries:Retries",
+    "sse-reconnect": "plugwire_plugins.sse:SSEReconnect",
     "wirelog": "plugwire_plugins.wirelog:WireLog",
 }
 DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from plugwire_plugins.netrc_auth import NetrcAuth
     from plugwire_plugins.redirects import RedirectOptions, Redirects
     from plugwire_plugins.retries import Retries, RetryBudget, RetryDecision, RetryOptions, RetryPolicy
+    from plugwire_plugins.sse import SSEOptions, SSEPolicy, SSEReconnect
     from plugwire_plugins.wirelog import WireLog
 
 __all__ = [
@@ -36,6 +37,9 @@ __all__ = [
     "RetryDecision",
     "RetryOptions",
     "RetryPolicy",
+    "SSEOptions",
+    "SSEPolicy",
+    "SSEReconnect",
     "WireLog",
 ]
 
@@ -54,6 +58,9 @@ _WHERE = {
     "RetryDecision": "retries",
     "RetryOptions": "retries",
     "RetryPolicy": "retries",
+    "SSEOptions": "sse",
+    "SSEPolicy": "sse",
+    "SSEReconnect": "sse",
     "WireLog": "wirelog",
 }
 
