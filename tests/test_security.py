@@ -39,7 +39,7 @@ from plugwire.route import Route
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
 from plugwire.view import MAX_REDIRECTS
-from plugwire_plugins import Retries, WireLog, challenges, cookie_table, digest_auth, set_cookie
+from plugwire_plugins import Retries, SSEPolicy, WireLog, challenges, cookie_table, digest_auth, set_cookie, sse
 from plugwire_transports import SystemResolver, http11_body, http11_wire, resolver, tls_context, tls_sessions
 from plugwire_transports.http2 import floods, receiver, streams
 from plugwire_transports.http2 import hpack as own_hpack
@@ -379,6 +379,10 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_LIFETIME": lambda: set_cookie.MAX_LIFETIME,
     "max_line": lambda: items.MAX_ITEM,
     "max_event": lambda: items.MAX_ITEM,
+    "max_event_id": lambda: sse.MAX_EVENT_ID,
+    "max_delay": lambda: SSEPolicy().max_delay,
+    "min_delay": lambda: SSEPolicy().min_delay,
+    "max_failures": lambda: SSEPolicy().max_failures,
     "max_part": lambda: items.MAX_ITEM,
     "max_part_head": lambda: mixed.MAX_PART_HEAD,
     "MAX_PADDING": lambda: mixed.MAX_PADDING,
