@@ -15,11 +15,12 @@ import pytest
 import plugwire
 from plugwire import AsyncResponse, Headers, Request, Response
 from plugwire.events import Event, Informational
+from plugwire.protocols import Body
 from plugwire.testing import Mock, Server, certificates
 from plugwire.testing.fixtures import plugwire_mock, plugwire_server  # noqa: F401  (fixtures)
 from plugwire.testing.mock import MockHandler
 from plugwire.testing.server import PatternBody
-from worlds import World
+from worlds import PATIENCE, World
 
 
 class Way(NamedTuple):
@@ -239,3 +240,19 @@ def test_the_package_imports_its_names_when_they_are_used() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
     with pytest.raises(AttributeError):
         _: Any = getattr(plugwire.testing, "nothing")  # noqa: B009
+
+
+def test_a_body_that_ends_before_its_length_cuts_the_response_off() -> None:
+    class Short(Body):
+        length = 100
+        given = False
+
+        async def receive(self, max_bytes: int = 65536) -> bytes:
+            data, self.given = b"" if self.given else b"a part", True
+            return data
+
+    with Server(lambda request: AsyncResponse(200, body=Short())) as server:
+        for _ in range(2):  # and the next request is answered, on another connection
+            with pytest.raises(plugwire.IncompleteBody) as caught:
+                plugwire.get(server.url + "/", timeout=PATIENCE)
+            assert (caught.value.received, caught.value.expected) == (6, 100)

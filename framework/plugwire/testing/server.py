@@ -18,7 +18,7 @@ a handler it has these routes:
 A handler is the same as that of `MockTransport`: a function from a `Request` to a `Response`, or a mapping. An
 `AsyncResponse` with a `body=` is sent as it is read, over HTTP/1.1 chunked if its length is not known. What a handler
 raises is answered by 500, what such a body raises cuts the response off; both are raised again by leaving the `with`
-block. Handlers run in a thread for each connection of HTTP/1.1 and each request of HTTP/2, so several may run at once.
+block. So does, over HTTP/1.1, a body that ends before its length, but that is taken for intended. Handlers run in a thread for each connection of HTTP/1.1 and each request of HTTP/2, so several may run at once.
 """
 
 from __future__ import annotations
@@ -245,16 +245,18 @@ def _send(sock: socket.socket, response: AsyncResponse, method: str, stays: bool
         piece = b"" if has_no_body else _receive(body)
         # Head and first piece together: one packet for a small answer.
         sock.sendall(head + _framed(piece, is_chunked))
+        sent = len(piece)
         while piece:
             piece = _receive(body)
             if piece:
                 sock.sendall(_framed(piece, is_chunked))
+                sent += len(piece)
         if is_chunked:
             trailers = body.trailers.encoded() if body.trailers is not None else b""
             sock.sendall(b"0\r\n%s\r\n" % trailers)
     finally:
         drive(body.close())
-    return stays
+    return stays and (has_no_body or is_chunked or sent == body.length)
 
 
 def _framed(piece: bytes, is_chunked: bool) -> bytes:
