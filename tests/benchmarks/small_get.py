@@ -1,6 +1,9 @@
 """Small GETs against nginx: plugwire beside its peers, in turn in one process environment, as ratios.
 
-    python tests/benchmarks/small_get.py [--seconds 0.5] [--rounds 3] [--only sequential]
+    python tests/benchmarks/small_get.py [--seconds 0.5] [--rounds 3] [--only sequential] [--before PYTHON]
+
+With --before, the interpreter of an environment that has another plugwire installed (an older checkout, by `pip install
+-e`), that one takes its turn too, in every case, as "before".
 
 Each round runs every client once, in turn, in a process of its own pinned to the last CPU; nginx has the first one.
 Read the ratios, not the microseconds: those shift from machine to machine. A peer that is not installed is left out.
@@ -335,11 +338,15 @@ CASES: dict[str, dict[str, tuple[str | None, Callable[[str, float], float]]]] = 
 }
 
 
+BEFORE = "before"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=sorted(CASES))
+    parser.add_argument("--before", metavar="PYTHON", help="the interpreter that has another plugwire")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -357,9 +364,15 @@ def main() -> None:
                 url = f"{server.tls_url if case == 'TLS' else server.url}/small"
 
                 def once(client: str, case: str = case, url: str = url) -> float:
-                    return float(in_process(__file__, "--one", case, client, url, str(arguments.seconds)))
+                    python = arguments.before if client == BEFORE else sys.executable
+                    name = "plugwire" if client == BEFORE else client
+                    one = ("--one", case, name, url, str(arguments.seconds))
+                    return float(in_process(__file__, *one, python=python))
 
-                print_ratios(f"{case}, us per small GET", in_turn(installed(CASES[case]), arguments.rounds, once))
+                clients = installed(CASES[case])
+                if arguments.before:
+                    clients.insert(clients.index("plugwire") + 1, BEFORE)
+                print_ratios(f"{case}, us per small GET", in_turn(clients, arguments.rounds, once))
 
 
 if __name__ == "__main__":

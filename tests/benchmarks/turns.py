@@ -51,10 +51,10 @@ class OnCPU:
         os.sched_setaffinity(0, set(CPUS))
 
 
-def in_process(script: str, *arguments: str) -> str:
-    """What `script` prints, run in a fresh process on the clients' CPU."""
+def in_process(script: str, *arguments: str, python: str = sys.executable) -> str:
+    """What `script` prints, run in a fresh process on the clients' CPU, by the interpreter `python`."""
     done = subprocess.run(
-        [sys.executable, script, *arguments],
+        [python, script, *arguments],
         capture_output=True,
         text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {CLIENT_CPU}),
