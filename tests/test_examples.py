@@ -203,7 +203,7 @@ def test_the_api_client_refreshes_its_token_and_repeats_what_is_safe() -> None:
     assert counts == list(range(10, 40))
     assert order == "order 1"
     assert list(api.orders.values()) == ['{"text":"3 boxes of nails"}']
-    assert api.refreshes >= 2
+    assert api.refreshes >= 2  # each token is good for 20 requests
 
 
 # -- LLM stream ------------------------------------------------------------------------------------------------------
