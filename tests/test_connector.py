@@ -11,8 +11,9 @@ import pytest
 import plugwire
 from plugwire import NoTransport, PluginError, Session, TLSConfig
 from plugwire.errors import Refused
-from plugwire.protocols import EVERYTHING, Address, Connection, Stream
-from plugwire.testing import MockTransport, Server
+from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, Address, Connection, Stream
+from plugwire.testing import MockTransport, ScriptedPeer, Server
+from plugwire.testing.peer import expect_request, send
 from third_party.connect_proxy import ConnectProxy
 from third_party.memory_transport import Memory
 from third_party.wrapping_dialler import Wrapped
@@ -62,6 +63,10 @@ class Resolver:
         return self.answer  # type: ignore[no-any-return]
 
 
+NOWHERE: dict[str, Any] = {"proxy": "http://proxy:3128", "options": {"path": "/run/x.sock"}}
+"""A socket of this machine by way of a proxy: no shipped transport takes that."""
+
+
 async def fails(world: World, error: type[Exception], url: str = "http://h/", **session: Any) -> Any:
     """What a GET raises."""
     async with world.session(**session) as one:
@@ -76,10 +81,10 @@ async def fails(world: World, error: type[Exception], url: str = "http://h/", **
 
 async def test_no_transport_lists_each_with_its_reason(world: World) -> None:
     dialler = Dialler("acme", refusal="only on Sundays")
-    error = await fails(world, NoTransport, proxy="http://proxy:3128", transports=[dialler, Memory()])
-    assert error.reasons.keys() == {"acme", "mem", "unix", "tcp", "h2"}
+    error = await fails(world, NoTransport, **NOWHERE, transports=[dialler, Memory()])
+    assert error.reasons.keys() == {"acme", "mem", "http-proxy", "socks", "unix", "tcp", "h2"}
     assert error.reasons["acme"] == "only on Sundays"
-    assert error.reasons["tcp"] == "the route has a proxy"
+    assert error.reasons["unix"] == "the route has a proxy"
     assert all(f"{name}: {reason}" in str(error) for name, reason in error.reasons.items())
     assert dialler.asked == 0
 
@@ -90,7 +95,7 @@ async def test_refused_in_the_role_passes_on_and_is_told(world: World) -> None:
         async with world.session(transports=[first]) as session:
             assert (await session.get(f"{server.url}/hello")).ok
     assert first.asked == 1
-    error = await fails(world, NoTransport, transports=[first], proxy="http://proxy:1")
+    error = await fails(world, NoTransport, transports=[first], **NOWHERE)
     assert error.reasons["first"] == "not today"
 
 
@@ -133,8 +138,8 @@ async def test_refuse_is_asked_once_for_each_route(world: World) -> None:
 
 
 async def test_demand_that_nobody_honours(world: World) -> None:
-    error = await fails(world, NoTransport, proxy="http://proxy:1", transports=[Dialler("old", honours=())])
-    assert error.reasons["old"] == "does not honour proxy"
+    error = await fails(world, NoTransport, **NOWHERE, transports=[Dialler("old", honours=())])
+    assert error.reasons["old"] == "does not honour path, proxy"
 
 
 async def test_securer_that_does_not_know_pins_is_passed_over(world: World) -> None:
@@ -176,10 +181,10 @@ async def test_option_of_a_transport(world: World) -> None:
     assert seen == [5, 9]
 
 
-async def test_proxy_needs_a_transport_before_any_io(world: World) -> None:
+async def test_route_needs_a_transport_before_any_io(world: World) -> None:
     resolver = Resolver(AssertionError("there was I/O"))
-    error = await fails(world, NoTransport, proxy="http://proxy:1", transports=[resolver])
-    assert error.reasons["tcp"] == "the route has a proxy"
+    error = await fails(world, NoTransport, **NOWHERE, transports=[resolver])
+    assert error.reasons["http-proxy"] == "the route has a socket path"
     assert not error.sent
 
 
@@ -208,7 +213,7 @@ async def test_users_transport_of_a_shipped_name_takes_its_place(world: World) -
 
 
 async def test_wrapper_at_the_bottom_has_nobody_below(world: World) -> None:
-    error = await fails(world, NoTransport, proxy="http://proxy:1", transports=[Dialler("wrapper")])
+    error = await fails(world, NoTransport, **NOWHERE, transports=[Dialler("wrapper")])
     assert "no dialler takes http://h" in str(error)
 
 
@@ -330,3 +335,32 @@ async def test_connections_that_refuse_every_request_are_to_blame(world: World) 
     error = await fails(world, PluginError, "mem://x/", transports=[transport])
     assert "no capacity any more" in str(error)
     assert (error.sent, error.phase) == (False, "pool")
+
+
+async def test_shipped_ones_stand_before_those_they_build_upon(world: World) -> None:
+    """A "tcp" of one's own is what the shipped proxies dial by, and a wrapper above them sees the whole way."""
+    tcp, wrapper = Dialler("tcp", dial=OSError("mine")), Dialler("wrapper")
+    error = await fails(world, plugwire.ConnectError, transports=[wrapper, tcp], proxy="http://proxy:1")
+    assert "http://proxy:1 cannot be reached: mine" in str(error)
+    assert (wrapper.asked, tcp.asked) == (1, 1)
+
+
+async def test_stream_to_a_proxy_that_forwards_is_for_speakers_that_say_so(world: World) -> None:
+    class Forwarding(Wrapped):
+        def extra(self, key: Any, default: Any = None) -> Any:
+            return True if key is FORWARDING_PROXY else super().extra(key, default)
+
+    class Speaker:
+        name = "old"
+        protocols = ("http/1.1",)
+        honours = frozenset({"http_versions"})
+
+        def refuse(self, route: Any) -> None: ...
+
+        async def speak(self, stream: Any, protocol: str, route: Any, connecting: Any) -> Any:
+            raise AssertionError("it would have written a request for the origin")
+
+    with ScriptedPeer([expect_request(b"GET http://h/ "), send(b"HTTP/1.1 204 No Content\r\n\r\n")]) as proxy:
+        dialler = Dialler("acme", dial=Forwarding)
+        async with world.session(transports=[dialler, Speaker()], proxy=proxy.url) as session:
+            assert (await session.get("http://h/")).ok

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from plugwire.async_session import AsyncSession
     from plugwire.blocking_response import Response
-    from plugwire.config import CallOptions, Limits, Proxy, TLSConfig
+    from plugwire.config import CallOptions, Limits, TLSConfig
     from plugwire.errors import (
         AddressRefused,
         BodyUnread,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from plugwire.headers import Headers
     from plugwire.hookspecs import hookimpl
     from plugwire.messages import AsyncResponse, Request
+    from plugwire.proxies import Proxy
     from plugwire.session import Session
     from plugwire.shortcuts import delete, get, head, options, patch, post, put, request, stream
     from plugwire.timeouts import Timeout
@@ -135,11 +136,12 @@ __all__ = [
 
 _MODULES = {
     "async_session": ("AsyncSession",),
-    "config": ("CallOptions", "Limits", "Proxy", "TLSConfig"),
+    "config": ("CallOptions", "Limits", "TLSConfig"),
     "headers": ("Headers",),
     "hookspecs": ("hookimpl",),
     "blocking_response": ("Response",),
     "messages": ("AsyncResponse", "Request"),
+    "proxies": ("Proxy",),
     "session": ("Session",),
     "shortcuts": ("delete", "get", "head", "options", "patch", "post", "put", "request", "stream"),
     "timeouts": ("Timeout",),

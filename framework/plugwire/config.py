@@ -1,4 +1,5 @@
-"""The values that a session is configured with: `Limits`, `TLSConfig`, `Proxy`, and the options of one call.
+"""The values that a session is configured with: `Limits`, `TLSConfig`, and the options of one call (`Proxy` stands in
+`proxies`).
 
 All of them are immutable and hashable, because a `Route` carries them and the pool compares routes.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from plugwire.messages import AuthTypes, HeaderTypes, ParamTypes
     from plugwire.multipart import FileTypes
     from plugwire.protocols import Observer
+    from plugwire.proxies import ProxyTypes
     from plugwire.timeouts import Timeout
 
 
@@ -110,25 +112,6 @@ class TLSConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Proxy:
-    """A proxy and how to speak to it.
-
-    Attributes:
-        url: http://, https://, socks5:// or socks5h:// of the proxy.
-        auth: like a session's `auth`, run on CONNECT.
-        tls: how the proxy itself is verified (for https://); None: the defaults.
-        headers: sent to the proxy only, as a tuple of (name, value).
-        no_proxy: hosts, domains, CIDR ranges and host:port that are reached without it.
-    """
-
-    url: str
-    auth: Any = field(default=None, repr=False)
-    tls: TLSConfig | None = None
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    no_proxy: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ContentOptions:
     """The options of the core itself: `options={"json_encoder": orjson.dumps}`, on a session or on a call.
 
@@ -169,7 +152,7 @@ class CallOptions(TypedDict, total=False):
     timeout: Timeout | float | None
     context: object
     observe: Observer
-    proxy: Proxy | str | None
+    proxy: ProxyTypes
     tls: TLSConfig
     http_versions: tuple[str, ...]
     follow_redirects: bool

@@ -29,7 +29,7 @@ from plugwire.errors import (
 )
 from plugwire.events import TLS as TLSStep
 from plugwire.events import Resolve
-from plugwire.protocols import EVERYTHING, TLS, Address, Connection, Stream
+from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, TLS, Address, Connection, Stream
 from plugwire.registry import (
     DEFAULT_TRANSPORTS,
     ROLES,
@@ -70,6 +70,10 @@ _ROLE_OF_FIELD: Final[Mapping[str, str]] = {
 
 OUR_SCHEMES: Final = frozenset({"http", "https", "ws", "wss", "http+unix", "https+unix"})
 """What the shipped diallers know. Whatever else a scheme may mean, it is not HTTP over TCP in the clear."""
+
+
+PROXY_SCHEMES: Final = frozenset({"socks5", "socks5h"})
+"""What they dial too, on the way to a proxy (`Route.to_proxy`)."""
 
 
 class Plan(NamedTuple):
@@ -149,12 +153,16 @@ class Connector:
         if known is not None:
             return known
         found = [transport for transport in self._given if role in roles_of(transport)]
-        for name in DEFAULT_TRANSPORTS[role]:
-            if name not in {transport.name for transport in found}:
+        names = DEFAULT_TRANSPORTS[role]
+        for place, name in enumerate(names):
+            listed = [transport.name for transport in found]
+            if name not in listed:
                 if name not in self._shipped:
                     # Two threads may both make one; one of the two stays, and is the one that plans name.
                     self._shipped.setdefault(name, shipped_transport(name))
-                found.append(self._shipped[name])
+                # Before the first that it may build upon and that the user lists: a proxy is dialled by "tcp".
+                below = [listed.index(later) for later in names[place + 1 :] if later in listed]
+                found.insert(min(below, default=len(found)), self._shipped[name])
         # Last, so that the places of the others stay as they are for those who are asking just now.
         found.extend(transport for transport in self._installed.values() if role in roles_of(transport))
         self._roles[role] = found
@@ -195,8 +203,11 @@ class Connector:
 
     def _misplaced(self, transport: Transport, role: str, route: Route) -> str | None:
         """Why this transport is not even asked."""
-        if role == "dialler" and route.scheme not in OUR_SCHEMES and transport is self._shipped.get(transport.name):
-            return f"does not know the scheme {route.scheme}"
+        if role == "dialler" and transport is self._shipped.get(transport.name):
+            if route.scheme not in OUR_SCHEMES | PROXY_SCHEMES:
+                return f"does not know the scheme {route.scheme}"
+        elif role == "speaker" and route.scheme in PROXY_SCHEMES:
+            return f"{route.scheme} is a way to a proxy, and none to speak HTTP"
         if transport in self._installed.values() and transport is not self._installed.get(route.scheme):
             return "was found by the scheme of another URL, and is for that scheme only"
         return None
@@ -212,6 +223,18 @@ class Connector:
             if role != "whole" and any(demand in transport.honours for transport in self.of_role(role)):
                 return role
         return "dialler"
+
+    def own_way(self, route: Route) -> str | None:
+        """The name of the program's own transport that carries a route without a proxy, in a way of its own, and takes
+        none with one; None if the shipped ones carry it, or could. (A "tcp" of the program's is what proxies are
+        dialled by.)"""
+        takes = self.plan(route).takes
+        taking = (takes["whole"] or takes["dialler"])[:1]
+        for transport in taking:
+            is_own = transport in self._given and transport.name != "tcp"
+            if is_own and transport.honours.isdisjoint({"proxy", EVERYTHING}):
+                return transport.name
+        return None
 
     def may_share(self, route: Route) -> bool:
         """Whether a connection for the route may turn out to take several requests at once."""
@@ -403,6 +426,8 @@ class Connecting:
         async def ask(speaker: Speaker, connecting: Connecting) -> Connection:
             if protocol not in speaker.protocols:
                 raise Refused(f"does not speak {protocol}")
+            if stream.extra(FORWARDING_PROXY) and speaker.honours.isdisjoint({"proxy", EVERYTHING}):
+                raise Refused("does not speak to a proxy that forwards")
             return await speaker.speak(stream, protocol, route, connecting)
 
         what = f"no HTTP connection to {route}"
@@ -423,6 +448,14 @@ class Connecting:
 
         what = f"{route} cannot be reached"
         return await self._first("whole", route, cast("Any", ask), "dial", ConnectError, what)
+
+    def for_call(self, call: Call) -> Connecting:
+        """The same place among the transports on behalf of another call, under its deadline: for a connection that
+        dials once more when a later call needs it to."""
+        deadline = call.deadline.earlier(call.timeout.connect, "connect")
+        return type(self)(
+            self._connector, call, deadline, self.limits, self.changed, self._asked, self._refusals, self._route
+        )
 
     # -- how each of them asks
 

@@ -29,6 +29,7 @@ from plugwire.pipeline import Layer, compile_chain, layers_of
 from plugwire.pool import Pool, PoolStats
 from plugwire.pool_places import Share, Slot, Ticket
 from plugwire.pool_table import COMPANY
+from plugwire.proxies import check_credentials
 from plugwire.registry import COOKIES, cookie_jar, watched
 from plugwire.runtimes.locks import HandoverLock
 from plugwire.timeouts import Deadline
@@ -331,6 +332,8 @@ class Engine:
             for interceptor in interceptors[-1:]:
                 return await interceptor(request, call)
         route = call.session.route(request, call)
+        if route.proxy is not None:
+            check_credentials(request, route)
         lease: Lease | None = request.affinity
         if lease is not None and lease.route != route:
             lease = None

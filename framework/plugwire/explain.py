@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from plugwire.pipeline import Layer
 from plugwire.runtimes import blocking_runtime
-from plugwire.url import URL, is_bound
+from plugwire.url import is_bound
 from plugwire.view import CALL_KEYWORDS, refuse_unknown
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from plugwire.connector import Plan
     from plugwire.registry import Hook
     from plugwire.route import Route
+    from plugwire.url import URL
     from plugwire.view import View
 
 SECRET: Final = re.compile(r"token|secret|password|passwd|key|auth|cookie|credential", re.IGNORECASE)
@@ -48,7 +49,7 @@ def explain(view: View, method: str, url: URL | str, options: Mapping[str, Any])
     plan = view.engine.connector.plan(route)
     sections: list[tuple[str, list[str]]] = [
         ("plugins", _columns([*_layers(view, call, request.url), *_others(view, call)]) or ["none"]),
-        ("route", [_route(route)]),
+        ("route", [_route(route, view.choose_proxy(request, route.replaced(proxy=None)).why)]),
         ("wire", [_wire(plan, route)]),
         ("refused", [f"{name}: {reason}" for name, reason in plan.reasons.items()] or ["none"]),
         ("timeout", [_timeout(view, given)]),
@@ -119,12 +120,12 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 # -- the way ---------------------------------------------------------------------------------------------------------
 
 
-def _route(route: Route) -> str:
+def _route(route: Route, why: str) -> str:
     origin = route.origin
     port = f":{route.port}" if route.port else ""
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     parts = [f"{origin.scheme}://{host}{port}"]
-    parts.append(f"proxy {URL(route.proxy.url).origin}" if route.proxy is not None else "proxy none")
+    parts.append(f"proxy {route.proxy.url if route.proxy is not None else 'none'}{f' ({why})' if why else ''}")
     if route.tls is not None:
         parts += _tls(route.tls)
     parts.append(f"versions {', '.join(route.http_versions)}")

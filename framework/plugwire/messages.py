@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from plugwire.config import Proxy, TLSConfig
+    from plugwire.config import TLSConfig
     from plugwire.decoders import AsyncDecoded, Decoder
     from plugwire.multipart import FileTypes
     from plugwire.protocols import Body, ConnectionInfo, Source, Stream
+    from plugwire.proxies import ProxyTypes, Setting
     from plugwire.url import Origin
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class Request:
     headers: Headers
     body: Source
     target: str | None
-    proxy: Proxy | str | None
+    proxy: ProxyTypes | Setting
     tls: TLSConfig
     http_versions: tuple[str, ...]
     trailers: Callable[[], Headers] | None

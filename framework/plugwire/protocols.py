@@ -77,12 +77,13 @@ LAZY: Mapping[str, str] = {
 }
 
 __all__ = [
-    "EMPTY", "EVERYTHING", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable", "Address", "AroundCall",
-    "AroundRead", "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle", "AsyncResponse", "Body",
-    "Buffer", "Busy", "Call", "Connecting", "Connection", "ConnectionHandle", "ConnectionInfo", "Cookie", "CookieStore",
-    "Datagrams", "Deadline", "Dialler", "Discarded", "Extra", "Next", "Observer", "Origin", "Refused", "Request",
-    "RequestHandle", "Resolver", "Route", "Runtime", "SameSite", "Scope", "Securer", "Session", "Source", "Speaker",
-    "Stream", "TLSInfo", "Task", "Transport", "Waiter", "WatchedBody", "Whole", "connection_ids",
+    "EMPTY", "EVERYTHING", "FORWARDING_PROXY", "LOCAL_ADDRESS", "PEER_ADDRESS", "SOCKET", "TLS", "Abortable",
+    "Address", "AroundCall", "AroundRead", "AroundSend", "AsyncConnectionHandle", "AsyncLock", "AsyncRequestHandle",
+    "AsyncResponse", "Body", "Buffer", "Busy", "Call", "Connecting", "Connection", "ConnectionHandle",
+    "ConnectionInfo", "Cookie", "CookieStore", "Datagrams", "Deadline", "Dialler", "Discarded", "Extra", "Next",
+    "Observer", "Origin", "Refused", "Request", "RequestHandle", "Resolver", "Route", "Runtime", "SameSite",
+    "Scope", "Securer", "Session", "Source", "Speaker", "Stream", "TLSInfo", "Task", "Transport", "Waiter",
+    "WatchedBody", "Whole", "connection_ids",
 ]  # fmt: skip
 
 
@@ -277,6 +278,9 @@ LOCAL_ADDRESS: Extra[Address | str] = Extra("LOCAL_ADDRESS")
 PEER_ADDRESS: Extra[Address | str] = Extra("PEER_ADDRESS")
 TLS: Extra[TLSInfo] = Extra("TLS")
 SOCKET: Extra[Any] = Extra("SOCKET")
+FORWARDING_PROXY: Extra[bool] = Extra("FORWARDING_PROXY")
+"""True: the stream ends at the route's proxy, which wants the requests themselves, in absolute-form, and forwards them
+(RFC 9112, 3.2.2). A speaker that writes them so says "proxy" in `honours`, and others do not get such a stream."""
 
 
 # -- bodies --------------------------------------------------------------------------------------------------------

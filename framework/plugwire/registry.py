@@ -73,6 +73,8 @@ COOKIE_JAR: Final = "plugwire_plugins.cookie_jar:CookieJar"
 SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
     "address-guard": "plugwire_transports.address_guard:AddressGuard",
     "system": "plugwire_transports.resolver:SystemResolver",
+    "http-proxy": "plugwire_transports.proxy:HTTPProxy",
+    "socks": "plugwire_transports.socks:SOCKS",
     "tcp": "plugwire_transports.tcp:TCP",
     "unix": "plugwire_transports.unix:Unix",
     "tls": "plugwire_transports.tls:TLSSecurer",
@@ -81,7 +83,7 @@ SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
 }
 DEFAULT_TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
     "resolver": ("system",),
-    "dialler": ("unix", "tcp"),
+    "dialler": ("http-proxy", "socks", "unix", "tcp"),
     "securer": ("tls",),
     "speaker": ("h2", "http/1.1"),
     "whole": (),

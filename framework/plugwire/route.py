@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from plugwire.config import Proxy, TLSConfig
+from plugwire.config import TLSConfig
 from plugwire.errors import UsageError
 from plugwire.url import SOCKET_HOST, SOCKET_SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from plugwire.proxies import Proxy
     from plugwire.url import Origin
 
 HTTP_VERSIONS = ("h2", "http/1.1")
@@ -97,6 +98,15 @@ class Route:
         return self.tls is not None
 
     @property
+    def is_forwarded(self) -> bool:
+        """True if the proxy gets the requests themselves, in absolute-form, and forwards them (RFC 9110, 3.7); False if
+        there is none, or a tunnel is made: for all but http over HTTP/1.1, and whatever the proxy speaks SOCKS."""
+        proxy = self.proxy
+        if proxy is None or proxy.is_socks:
+            return False
+        return self.scheme == "http" and self.path is None and "http/1.1" in self.http_versions
+
+    @property
     def server_hostname(self) -> str:
         """The name that TLS sends (SNI) and verifies."""
         name = self.tls.server_hostname if self.tls is not None else None
@@ -123,15 +133,12 @@ class Route:
         return Route(origin, **{**fields, **changes})
 
     def to_proxy(self) -> Route:
-        """The route to the proxy itself, on which a tunnel for this route is asked for: HTTP/1.1, the proxy's own TLS
-        settings, the same local address and socket options."""
+        """The route to the proxy itself: HTTP/1.1, the proxy's own TLS settings, the same local address and socket
+        options."""
         if self.proxy is None:
             raise UsageError(f"{self} has no proxy")
-        from plugwire.url import URL
-
-        url = URL(self.proxy.url)
         return Route(
-            url.origin,
+            self.proxy.origin,
             tls=self.proxy.tls,
             http_versions=("http/1.1",),
             local_address=self.local_address,

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import TypeAlias
 
-    from plugwire.config import Proxy
     from plugwire.cookie_store import CookieStore
     from plugwire.headers import Headers
     from plugwire.messages import AuthTypes, HeaderTypes, ParamTypes
     from plugwire.pool import PoolStats
     from plugwire.protocols import Transport
+    from plugwire.proxies import ProxyTypes
     from plugwire.registry import PluginLike
     from plugwire.url import URL
     from plugwire.view import Defaults
@@ -64,7 +64,9 @@ class SessionBase:
         timeout: seconds that one call may block, or a `Timeout`; None: without end.
         limits: connections, and what a peer may make us hold.
         tls: how peers are verified.
-        proxy: a URL or `Proxy`; "env" (the default) and None go to every host directly as yet.
+        proxy: a URL or `Proxy`; None: none; "env", the default: what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY
+            say when the first request is made; or a mapping of schemes and hosts to these, of which the most specific
+            counts: {"https": "http://proxy.example:3128", "all://internal.example": None}. `proxies` tells the rest.
         http_versions: the allowed versions, best first.
         transports: further transports, asked before the shipped ones: objects, or names of installed ones.
         plugins: objects, names of installed ones, or `async def (request, call_next)`; first listed is outermost.
@@ -89,7 +91,7 @@ class SessionBase:
         timeout: Timeout | float | None = DEFAULT_TIMEOUT,
         limits: Limits = DEFAULT_LIMITS,
         tls: TLSConfig = DEFAULT_TLS,
-        proxy: Proxy | str | None = "env",
+        proxy: ProxyTypes = "env",
         http_versions: tuple[str, ...] = HTTP_VERSIONS,
         transports: Sequence[Transport | str] = (),
         plugins: Sequence[PluginLike] = (),

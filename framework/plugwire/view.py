@@ -7,16 +7,18 @@ does the core's part of the stage `prepare`.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, cast
 from weakref import ref
 
 from plugwire.bodies import EMPTY
 from plugwire.call import NO_OPTIONS, Call
-from plugwire.config import ContentOptions, Proxy, TLSConfig
+from plugwire.config import ContentOptions, TLSConfig
 from plugwire.errors import InvalidHeader, UsageError
 from plugwire.headers import Headers
 from plugwire.messages import INHERIT, Request
 from plugwire.protocols import Session
+from plugwire.proxies import Choice, Environment, ProxyTypes, checked_proxy, choose, read_environment
 from plugwire.route import HTTP_VERSIONS, Route
 from plugwire.timeouts import Timeout, make_timeout
 from plugwire.url import URL, is_bound
@@ -107,7 +109,7 @@ class Defaults(TypedDict, total=False):
     auth: AuthTypes
     timeout: Timeout | float | None
     tls: TLSConfig | None
-    proxy: Proxy | str | None
+    proxy: ProxyTypes
     http_versions: tuple[str, ...]
     options: Mapping[str, object] | None
     follow_redirects: bool
@@ -158,6 +160,7 @@ class View(Session):
         self.root: View = self
         self.early: list[ref[View]] = []
         self._routes: dict[Origin, Route] = {}
+        self._environment: Environment | None = None
         self._prepared: dict[str, tuple[bytes, Headers]] = {}
 
     def derived(self, changes: Mapping[str, Any]) -> View:
@@ -365,16 +368,39 @@ class View(Session):
     def _make_route(self, request: Request, call: Call) -> Route:
         extra: dict[str, Any] = {name: value for name, value in call.given.items() if name in self.declared.route_names}
         extra = {**self.declared.route_base, **extra}
-        proxy = self.proxy if request.proxy is INHERIT else checked_proxy(request.proxy)
-        return Route(
+        direct = Route(
             request.url.origin,
-            proxy=None if proxy == "env" else cast("Proxy | None", proxy),
             tls=self.tls if request.tls is INHERIT else request.tls,
             http_versions=self.http_versions if request.http_versions is INHERIT else request.http_versions,
             local_address=extra.pop("local_address", None),
             path=extra.pop("path", None),
             extra=extra,
         )
+        proxy = self.choose_proxy(request, direct).proxy
+        return direct if proxy is None else direct.replaced(proxy=proxy)
+
+    def choose_proxy(self, request: Request, direct: Route) -> Choice:
+        """The proxy for a request that would go by the route `direct` without one.
+
+        What the environment says is for connections over the network, of which it knows, and for nothing that the
+        program has set up in their place: a Unix socket, a transport of its own that knows nothing of proxies.
+        """
+        setting = self.proxy if request.proxy is INHERIT else checked_proxy(request.proxy)
+        choice = choose(setting, direct.origin, self.root.environment)
+        if choice.is_from_environment:
+            if direct.path is not None:
+                return Choice(None, "a Unix socket")
+            own = self.engine.connector.own_way(direct)
+            if own is not None:
+                return Choice(None, f"{own} knows nothing of proxies")
+        return choice
+
+    def environment(self) -> Environment:
+        """What the variables said when the session first asked."""
+        found = self._environment
+        if found is None:
+            found = self._environment = read_environment(os.environ)
+        return found
 
     def prepare(self, request: Request, call: Call) -> None:
         """The core's part of the stage `prepare`: the session's headers under the request's own, Host, Content-Length.
@@ -460,16 +486,6 @@ def _check_framing(own: Headers, request: Request) -> None:
         raise UsageError("a body with a Content-Length has no trailers: only a chunked one has (RFC 9112, 7.1.2)")
     if request.body.length not in (None, length):
         raise UsageError(f"Content-Length: {length}, but the body has {request.body.length} bytes")
-
-
-def checked_proxy(value: Any) -> Proxy | str | None:
-    """ "env", None, or a `Proxy`."""
-    if value is None or value == "env" or isinstance(value, Proxy):
-        return cast("Proxy | str | None", value)
-    if isinstance(value, (str, URL)):
-        url = URL(value)
-        return Proxy(url.href)
-    raise UsageError(f"proxy={value!r}: a URL, a Proxy, None, or 'env'")
 
 
 def _checked_tls(value: Any) -> TLSConfig | None:

@@ -13,18 +13,33 @@ if TYPE_CHECKING:
     from plugwire_transports.http2 import HTTP2
     from plugwire_transports.http11 import HTTP11
     from plugwire_transports.pinned_hosts import PinnedHosts
+    from plugwire_transports.proxy import HTTPProxy
     from plugwire_transports.resolver import SystemResolver
+    from plugwire_transports.socks import SOCKS
     from plugwire_transports.tcp import TCP
     from plugwire_transports.tls import TLSSecurer
     from plugwire_transports.unix import Unix
 
-__all__ = ["HTTP2", "HTTP11", "TCP", "AddressGuard", "PinnedHosts", "SystemResolver", "TLSSecurer", "Unix"]
+__all__ = [
+    "HTTP2",
+    "HTTP11",
+    "SOCKS",
+    "TCP",
+    "AddressGuard",
+    "HTTPProxy",
+    "PinnedHosts",
+    "SystemResolver",
+    "TLSSecurer",
+    "Unix",
+]
 
 _WHERE = {
     "AddressGuard": "address_guard",
     "HTTP2": "http2",
     "HTTP11": "http11",
+    "HTTPProxy": "proxy",
     "PinnedHosts": "pinned_hosts",
+    "SOCKS": "socks",
     "SystemResolver": "resolver",
     "TCP": "tcp",
     "TLSSecurer": "tls",

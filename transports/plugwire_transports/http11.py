@@ -27,6 +27,7 @@ from plugwire import (
 )
 from plugwire.events import Head, Send
 from plugwire.protocols import (
+    FORWARDING_PROXY,
     LOCAL_ADDRESS,
     PEER_ADDRESS,
     TLS,
@@ -63,7 +64,7 @@ class HTTP11:
 
     name = "http/1.1"
     protocols = ("http/1.1",)
-    honours = frozenset({"http_versions"})
+    honours = frozenset({"http_versions", "proxy"})
 
     def refuse(self, route: Route) -> str | None:
         """Takes routes that allow HTTP/1.1."""
@@ -71,6 +72,10 @@ class HTTP11:
 
     async def speak(self, stream: Stream, protocol: str, route: Route, connecting: Connecting) -> HTTP11Connection:
         """A connection over the stream; nothing is sent."""
+        if stream.extra(FORWARDING_PROXY):
+            from plugwire_transports.forwarded import ForwardedConnection
+
+            return ForwardedConnection(stream, route, connecting)
         return HTTP11Connection(stream, connecting)
 
 

@@ -41,6 +41,15 @@ class PrefixedStream(Stream):
     def nudge(self) -> None:
         self._stream.nudge()
 
+    async def receive(self, max_bytes: int, at: float) -> bytes:
+        # By the stream's own way, which may be one system call.
+        return self.read_now(max_bytes) or b"" if self._prefix else await self._stream.receive(max_bytes, at)
+
+    async def receive_into(self, buffer: memoryview, at: float) -> int:
+        if self._prefix:
+            return await super().receive_into(buffer, at)
+        return await self._stream.receive_into(buffer, at)
+
     async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
         if stop_if_readable and self._prefix:
             return await super().send(data, at, True)  # by `wait`, which knows of the prefix
