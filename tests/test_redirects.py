@@ -214,6 +214,7 @@ def test_the_step_up_to_https_is_the_only_one_that_keeps_them(origin: str, targe
 
 def test_every_line_of_a_secret_goes_however_it_is_spelt() -> None:
     lines = [("COOKIE", "a=1"), ("cookie", "b=2"), ("aUthorization", SECRET), ("Authorization", SECRET)]
+    lines += [("PROXY-authorization", SECRET), ("proxy-Authorization", SECRET), ("HOST", "h")]
     request = Request("GET", A, headers=lines)
     request.headers.secret = ()  # whatever is said of them: they are credentials
     assert not redirected(request, 302, URL(B)).headers
@@ -622,6 +623,17 @@ async def test_what_is_not_followed_is_closed(world: World, answer: Response, gi
     async with world.session(transports=[MockTransport(lambda request: answer)], plugins=[closing]) as session:
         with pytest.raises(plugwire.Error):
             await session.request("POST", A, **given)
+    assert closing.ends == ["Discarded"]
+
+
+def test_what_an_interrupt_left_undecided_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plugwire_plugins.redirects.target_of", interrupted)
+    closing = Closing()
+    with plugwire.Session(transports=[endless()], plugins=[closing]) as session, pytest.raises(KeyboardInterrupt):
+        session.get(A)
     assert closing.ends == ["Discarded"]
 
 

@@ -209,6 +209,9 @@ class Redirects:
                 error.at("head", request=response.request or request, sent=True, connection=response.connection)
                 await response.close()
                 raise
+            except BaseException:  # an interrupt
+                response.abort()
+                raise
             if following is None:
                 return response
             call.tell(Redirect, status=response.status_code, url=request.url, target=following.url)
