@@ -500,7 +500,8 @@ class AsyncResponse(ResponseBase):
         """The body below `read`."""
         if self._body is None:
             self._body = MemoryBody(self._content or b"")
-        elif self._state is BodyState.KEPT and not isinstance(self._body, MemoryBody):
+        elif self._state is BodyState.KEPT:
+            # From its start: the one below was read to its end, though it may lie in memory itself.
             self._body = MemoryBody(self._content or b"", self._body.trailers)
         return self._body
 
