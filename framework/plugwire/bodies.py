@@ -13,13 +13,14 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from plugwire.errors import NotReplayable, UsageError
+from plugwire.errors import LimitExceeded, NotReplayable, UsageError
 from plugwire.file_sources import AsyncBinaryFile, BinaryFile, FileSource, PathSource
-from plugwire.protocols import Body, Source
+from plugwire.protocols import Body, Source, WatchedBody
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from plugwire.messages import AsyncResponse
     from plugwire.protocols import Call
 
 
@@ -64,6 +65,25 @@ class MemoryBody(Body):
 
     def abort(self) -> None:
         self._position = len(self._content)
+
+
+class LimitedBody(WatchedBody):
+    """The body of a response that may not be longer than `Limits.max_decoded_bytes`, as it was received. (What becomes
+    of it by decoding is counted by who decodes.)"""
+
+    def __init__(self, response: AsyncResponse, most: int) -> None:
+        super().__init__(response.body)
+        self._response = response
+        self._most = most
+        self._size = 0
+
+    def seen(self, data: bytes | memoryview) -> None:
+        self._size += len(data)
+        # With a Content-Length the first piece shows it.
+        if max(self._size, self.length or 0) > self._most:
+            error = LimitExceeded(f"the body is longer than max_decoded_bytes={self._most}", "max_decoded_bytes")
+            response = self._response
+            raise error.at("body", request=response.request, sent=True, connection=response.connection)
 
 
 class BytesSource:

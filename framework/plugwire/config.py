@@ -37,8 +37,9 @@ class Limits:
         max_head_bytes: a response's head, its trailers alone, or one line of either.
         max_headers: field lines in a head, and in a trailer section.
         max_informational: 1xx responses before the final one.
-        max_decoded_bytes: content after decoding; None: no limit on the size.
-        max_ratio: decoded bytes for each byte received, counted after the first 10 MiB decoded.
+        max_decoded_bytes: the body of a response, as received (coded or not), and its content after decoding; None: no
+            limit on the size.
+        max_ratio: bytes that a content coding may give for each byte received, counted after its first 10 MiB.
     """
 
     max_connections: int = 100

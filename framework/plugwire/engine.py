@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from weakref import WeakSet, ref
 
+from plugwire.bodies import LimitedBody
 from plugwire.call import Call, Scope, can_replay, racing, returned_no_response, tell
 from plugwire.errors import (
     Busy,
@@ -425,6 +426,9 @@ class Engine:
                 self._bodies.add(response.body)
                 if self.why_closed is not None:  # just now: it was not among those that were aborted
                     response.body.abort()
+            most = self.limits.max_decoded_bytes
+            if most is not None and not (response.is_read and len(response.content) <= most):
+                response.body = LimitedBody(response, most)
             return response
 
     async def _connection(
