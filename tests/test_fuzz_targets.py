@@ -20,6 +20,7 @@ FOUND: dict[str, list[bytes]] = {
     "http2": [],
     "hpack": [],
     "decoders": [],
+    "codings": [],
 }
 """Inputs that were findings once."""
 

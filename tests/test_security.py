@@ -39,7 +39,18 @@ from plugwire.route import Route
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
 from plugwire.view import MAX_REDIRECTS
-from plugwire_plugins import Retries, SSEPolicy, WireLog, challenges, cookie_table, digest_auth, set_cookie, sse
+from plugwire_plugins import (
+    Retries,
+    SSEPolicy,
+    WireLog,
+    challenges,
+    content_codings,
+    cookie_table,
+    decompress,
+    digest_auth,
+    set_cookie,
+    sse,
+)
 from plugwire_transports import SystemResolver, http11_body, http11_wire, resolver, tls_context, tls_sessions
 from plugwire_transports import proxy as http_proxy
 from plugwire_transports.http2 import floods, receiver, streams
@@ -369,6 +380,12 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_ROUTES": lambda: tls_sessions.MAX_ROUTES,
     "MAX_PER_ROUTE": lambda: tls_sessions.MAX_PER_ROUTE,
     "max_redirects": lambda: MAX_REDIRECTS,
+    "max_codings": lambda: content_codings.MAX_CODINGS,
+    "max_trailing_bytes": lambda: content_codings.MAX_TRAILING_BYTES,
+    "RATIO_FROM": lambda: content_codings.RATIO_FROM,
+    "PIECE": lambda: content_codings.PIECE,
+    "MOST": lambda: decompress.MOST,
+    "ZSTD_WINDOW_LOG": lambda: content_codings.ZSTD_WINDOW_LOG,
     "max_retry_after": lambda: Retries().policy.max_retry_after,
     "max_entries": lambda: SystemResolver().max_entries,
     "ttl": lambda: SystemResolver().ttl,

@@ -278,10 +278,10 @@ class ProtocolError(PeerError):
 
 
 class IncompleteBody(ProtocolError):
-    """The body ended before its framing said so.
+    """The body ended before its framing said so, or inside of a content coding.
 
     Attributes:
-        received: bytes of content that came.
+        received: bytes of content that came (decoded ones, in the second case).
         expected: bytes that were announced, or None if no length was.
     """
 

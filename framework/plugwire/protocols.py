@@ -304,7 +304,7 @@ class Body(ABC):
         b"" only at an end that framing and coding confirm, and from then on for ever.
 
         Raises:
-            IncompleteBody: the content ended before its framing said so.
+            IncompleteBody: the content ended before its framing or its coding said so.
         """
 
     async def receive_into(self, buffer: memoryview) -> int:

@@ -50,13 +50,14 @@ PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
 SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
     "cookies": "plugwire_plugins.cookies:Cookies",
+    "decompress": "plugwire_plugins.decompress:Decompress",
     "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
     "redirects": "plugwire_plugins.redirects:Redirects",
     "retries": "plugwire_plugins.retries:Retries",
     "sse-reconnect": "plugwire_plugins.sse:SSEReconnect",
     "wirelog": "plugwire_plugins.wirelog:WireLog",
 }
-DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects")
+DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects", "decompress")
 
 BASIC_AUTH: Final = "plugwire_plugins.basic_auth:BasicAuth"
 """What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""

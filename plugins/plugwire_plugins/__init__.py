@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from plugwire_plugins.bearer_auth import BearerAuth
     from plugwire_plugins.cookie_jar import CookieJar
     from plugwire_plugins.cookies import Cookies
+    from plugwire_plugins.decompress import Decompress, DecompressOptions
     from plugwire_plugins.default_headers import DefaultHeaders
     from plugwire_plugins.digest_auth import DigestAuth
     from plugwire_plugins.netrc_auth import NetrcAuth
@@ -27,6 +28,8 @@ __all__ = [
     "BearerAuth",
     "CookieJar",
     "Cookies",
+    "Decompress",
+    "DecompressOptions",
     "DefaultHeaders",
     "DigestAuth",
     "NetrcAuth",
@@ -48,6 +51,8 @@ _WHERE = {
     "BearerAuth": "bearer_auth",
     "CookieJar": "cookie_jar",
     "Cookies": "cookies",
+    "Decompress": "decompress",
+    "DecompressOptions": "decompress",
     "DefaultHeaders": "default_headers",
     "DigestAuth": "digest_auth",
     "NetrcAuth": "netrc_auth",

@@ -2,9 +2,9 @@
 
 It is no layer around requests: it fills `session.headers` once, before the first request, so a request costs nothing
 more. What the user has set there stays. Accept-Encoding is not among them, because it promises what somebody must then
-decode: a plugin that decodes adds its own codings in its own `session_opened`, in the same way. Without one none is
-sent, and servers answer with the content as it is (RFC 9110, 12.5.3, allows them any coding then; in practice they
-take the absence for "identity").
+decode: the plugin that decodes (`decompress`) adds its own codings in its own `session_opened`, in the same way.
+Without one none is sent, and servers answer with the content as it is (RFC 9110, 12.5.3, allows them any coding then;
+in practice they take the absence for "identity").
 """
 
 from __future__ import annotations

@@ -19,5 +19,6 @@ TARGETS = {
     "http2": "fuzz.http2_wire",
     "hpack": "fuzz.hpack_blocks",
     "decoders": "fuzz.decoders",
+    "codings": "fuzz.content_codings",
 }
 """The modules, by the names that the command takes."""

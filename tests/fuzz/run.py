@@ -33,7 +33,7 @@ from fuzz import TARGETS  # noqa: E402
 # What guides the fuzzer. Not the judges: h11, hpack, ada and the targets themselves.
 GUIDED_BY = (
     "plugwire.url", "plugwire.hosts", "plugwire.headers", "plugwire.messages", "plugwire.decoders",
-    "plugwire_transports.http11_wire", "plugwire_transports.http2",
+    "plugwire_transports.http11_wire", "plugwire_transports.http2", "plugwire_plugins.content_codings",
 )  # fmt: skip
 
 

@@ -8,6 +8,10 @@
 //   /chunked?n=               n chunks "chunk 0\n", ... (default 3), then the trailers X-Checksum (sha256 of the body) and X-Count;
 //                             without n SMALL
 //   /pattern?n=&chunked=1     n bytes, byte i is i % 251; with Content-Length unless chunked=1
+//   /coded?coding=&n=         as /pattern, in these content codings (gzip, deflate, raw, br), chunked, then the trailer X-Count; raw is
+//                             deflate without zlib's header, and called deflate
+//   /coded-events?coding=     three server-sent events, flushed; each but the first when /coded-events?next=KEY came, KEY
+//                             from the field X-Key; then the end
 //   /continue?mode=           with Expect: 100-continue: accept (default), reject (417, body unread) or silent (no 100, waits for the body)
 //   /early?mode=              413 while the body is unread. linger (default): closes its side, reads the rest, as nginx does;
 //                             keep: keeps the connection and reads the rest; reset: destroys the socket
@@ -30,6 +34,7 @@ const fs = require('node:fs');
 const http = require('node:http');
 const https = require('node:https');
 const path = require('node:path');
+const zlib = require('node:zlib');
 const h2 = require('./node_h2.js');
 
 const settings = JSON.parse(process.argv[2]);
@@ -109,6 +114,55 @@ function pattern(request, response, query) {
   more();
 }
 
+const coders = { gzip: zlib.createGzip, deflate: zlib.createDeflate, raw: zlib.createDeflateRaw, br: zlib.createBrotliCompress };
+
+function coded(request, response, query) {
+  const n = Number(query.get('n'));
+  const codings = query.get('coding').split(', ');
+  response.writeHead(200, { 'Content-Encoding': codings.join(', ').replaceAll('raw', 'deflate'), Trailer: 'X-Count' });
+  const content = Buffer.alloc(n);
+  for (let at = 0; at < n; at += PATTERN.length) PATTERN.copy(content, at);
+  const chain = codings.map((coding) => coders[coding]());
+  const last = chain.reduce((from, to) => from.pipe(to));
+  last.on('data', (data) => response.write(data));
+  last.on('end', () => {
+    response.addTrailers({ 'X-Count': String(n) });
+    response.end();
+  });
+  chain[0].end(content);
+}
+
+const events = new Map();
+
+function codedEvents(request, response, query) {
+  const next = query.get('next');
+  if (next !== null) {
+    events.get(next)();
+    whole(response, SMALL);
+    return;
+  }
+  const key = crypto.randomUUID();
+  const coding = query.get('coding');
+  const options = { params: { [zlib.constants.BROTLI_PARAM_QUALITY]: 4 } };
+  const coder = coding === 'br' ? zlib.createBrotliCompress(options) : coders[coding]();
+  response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Content-Encoding': coding, 'X-Key': key });
+  coder.on('data', (data) => response.write(data));
+  coder.on('end', () => response.end());
+  let number = 0;
+  const send = () => {
+    if (number === 3) {
+      events.delete(key);
+      coder.end();
+      return;
+    }
+    coder.write(`data: ${number}\n\n`);
+    coder.flush();
+    number += 1;
+  };
+  events.set(key, send);
+  send();
+}
+
 function early(request, response, query) {
   const mode = query.get('mode') || 'linger';
   const body = Buffer.from('too large\n');
@@ -180,6 +234,8 @@ const routes = {
   '/client': (request, response) => whole(response, Buffer.from(request.socket.getPeerCertificate().subject.CN)),
   '/chunked': chunked,
   '/pattern': pattern,
+  '/coded': coded,
+  '/coded-events': codedEvents,
   '/continue': echo,
   '/early': early,
   '/informational': informational,
