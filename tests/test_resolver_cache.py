@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from plugwire import ConnectError, ConnectTimeout, ResolveError, Timeout, UsageE
 from plugwire.events import Connect, Resolve
 from plugwire.protocols import Address
 from plugwire.testing import Server
+from plugwire.testing.interrupts import Interrupts
 from plugwire_transports import SystemResolver, resolver
 from worlds import World
 
@@ -346,6 +348,37 @@ async def test_a_system_without_threads_is_an_error_of_ours(
             with pytest.raises(ResolveError, match="no thread for the look-up can be started"):
                 await session.get(url(server))
         assert (await session.get(url(server))).ok  # the place that it would have had was given back
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+def test_an_interrupt_anywhere_holds_no_lock_and_no_place(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    names["h.example"] = ["127.0.0.2"]
+    monkeypatch.setattr(resolver, "MAX_THREADS", 1)
+    for number in count():  # 0 interrupts nothing; CPython 3.12 traces opcodes from the second time on only
+        interrupts = Interrupts(number, directories=(resolver.__file__,))
+        with plugwire.Session(transports=[Refusing()], timeout=5) as session:
+            with pytest.raises((KeyboardInterrupt, ConnectError)):
+                interrupts.run(lambda: session.get("http://h.example/"))
+            with pytest.raises(ConnectError, match="nobody is there"):
+                session.get("http://h.example/")
+        if number and not interrupts.was_raised:
+            break
+    assert number > 30
+
+
+class Refusing:
+    """A dialler that resolves, and then says that nobody is there."""
+
+    name = "refusing"
+    honours = frozenset({"*"})
+
+    def refuse(self, route: Any) -> str | None:
+        return None
+
+    async def dial(self, route: Any, connecting: Any) -> Any:
+        await connecting.resolve(route.host, route.port)
+        connecting.forget(route.host, route.port)
+        raise ConnectionRefusedError("nobody is there")
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -235,14 +235,12 @@ class AddressGuard:
             reason = "a proxy is on the way, which resolves it unseen (see AddressGuard, through_proxy)"
             raise _refused(route.host, None, reason)
         proxy = route.to_proxy()
-        token = _proxy.set(Place(proxy.host.removesuffix("."), proxy.port))
+        before = _proxy.get()
         try:
+            _proxy.set(Place(proxy.host.removesuffix("."), proxy.port))
             return await connecting.dial(route)
         finally:
-            try:
-                _proxy.reset(token)
-            except ValueError:
-                pass  # a finaliser ends a road that was dropped, in another thread: its variable is not ours to set
+            _proxy.set(before)  # not by a token: between its making and its keeping there is room for an interrupt
 
     def _check_host(self, host: str, port: int) -> None:
         if self._deny.has_place(host, port):

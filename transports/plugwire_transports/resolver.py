@@ -259,8 +259,8 @@ class _Threads:
                 return
             name = f"plugwire resolves {look_up.host}"
             thread = threading.Thread(target=self._work, args=(look_up,), name=name, daemon=True)
-            self._working.add(thread)
             try:
+                self._working.add(thread)
                 thread.start()
             except BaseException as error:
                 self._working.discard(thread)
