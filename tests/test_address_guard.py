@@ -350,3 +350,25 @@ async def test_a_proxy_that_wants_an_address_gets_one_that_was_judged(world: Wor
         async with world.session(proxy=f"http://proxy.example:{peer.port}", transports=transports) as session:
             await refused(session, "http://origin.example/x")
         assert peer.accepted == 0
+
+
+async def test_shipped_proxies_are_refused_unless_they_are_trusted(world: World, names: Names) -> None:
+    names.update({"proxy.example": ["127.0.0.1"], "origin.example": ["10.0.0.1"]})
+    script: list[Any] = [expect_head(b"GET http://origin.example/x HTTP/1.1\r\n"), send(OK)]
+    with ScriptedPeer(script) as peer:
+        place = f"proxy.example:{peer.port}"
+        async with world.session(transports=["address-guard"]) as session:
+            for scheme in ("http", "https", "socks5", "socks5h"):
+                await refused(session, "http://origin.example/x", proxy=f"{scheme}://{place}")
+        async with world.session(transports=[AddressGuard(through_proxy=True)]) as session:
+            assert (await session.get("http://origin.example/x", proxy=f"http://{place}")).text == "ok"
+            # Here the client resolves, so there is something to be judged.
+            error = await refused(session, "http://origin.example/x", proxy=f"socks5://{place}")
+            assert error.address == "10.0.0.1"
+        assert peer.accepted == 1
+
+
+async def test_a_proxy_of_the_environment_is_one_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    async with world.session(transports=["address-guard"]) as session:
+        assert "through_proxy" in str(await refused(session, "http://origin.example/x"))

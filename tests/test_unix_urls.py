@@ -207,3 +207,14 @@ async def test_redirects_stay_on_the_socket_and_none_leads_onto_one(world: World
             with pytest.raises(UnsafeRedirect):
                 await session.get(f"{server.url}/onto")
         assert door.opened == 1
+
+
+async def test_proxies_of_the_environment_are_not_for_sockets(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with Server() as server, Door(server.port, str(tmp_path / "s")) as door:
+        async with world.session() as session:
+            assert (await session.get(f"{door.url}/hello")).ok
+            assert (await session.get("http://any.example/hello", options={"path": door.path})).ok
