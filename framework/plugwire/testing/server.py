@@ -18,7 +18,8 @@ a handler it has these routes:
 A handler is the same as that of `MockTransport`: a function from a `Request` to a `Response`, or a mapping. An
 `AsyncResponse` with a `body=` is sent as it is read, over HTTP/1.1 chunked if its length is not known. What a handler
 raises is answered by 500, what such a body raises cuts the response off; both are raised again by leaving the `with`
-block. So does, over HTTP/1.1, a body that ends before its length, but that is taken for intended. Handlers run in a thread for each connection of HTTP/1.1 and each request of HTTP/2, so several may run at once.
+block. So does, over HTTP/1.1, a body that ends before its length, but that is taken for intended. Handlers run in a
+thread for each connection of HTTP/1.1 and each request of HTTP/2, so several may run at once.
 """
 
 from __future__ import annotations
