@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-import plugwire
 from plugwire import Response, Session, UnknownOption, UsageError, hookimpl
 from plugwire.testing import MockTransport
-from plugwire.view import OTHER_SPELLINGS
 from worlds import World
 
 
@@ -135,36 +133,3 @@ def test_option_of_the_route_must_be_hashable() -> None:
         pytest.raises(UsageError, match="cannot be hashed"),
     ):
         session.get("http://h/", options={"socket_options": [1]})
-
-
-# -- other clients' spellings ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", sorted(OTHER_SPELLINGS))
-async def test_other_spelling_names_ours(world: World, name: str) -> None:
-    ours = OTHER_SPELLINGS[name]
-    if name != "cookies":  # a session's keyword, and no call's
-        with pytest.raises(TypeError) as caught:
-            plugwire.Session(**{name: True})  # type: ignore[arg-type]
-        assert f"got an unexpected keyword argument {name!r}; plugwire spells it {ours}" in str(caught.value)
-    transport = mock()
-    async with world.session(transports=[transport]) as session:
-        for call in (session.get, session.post):
-            with pytest.raises(TypeError) as caught:
-                await call("http://h/", **{name: True})
-            assert ours in str(caught.value)
-        with pytest.raises(TypeError):
-            await session.send(plugwire.Request("GET", "http://h/"), **{name: True})
-        with pytest.raises(TypeError):
-            session.derive(**{name: True})
-    assert transport.calls == []
-
-
-@pytest.mark.parametrize("name", ["verify", "cert", "proxies", "allow_redirects", "stream", "http2"])
-def test_the_spellings_that_hands_know_best_are_known(name: str) -> None:
-    assert name in OTHER_SPELLINGS
-
-
-def test_a_name_that_nobody_has() -> None:
-    with Session() as session, pytest.raises(TypeError, match=r"unexpected keyword argument 'headres'$"):
-        session.get("http://h/", headres={})  # type: ignore[call-arg]

@@ -153,7 +153,9 @@ _WHERE = {name: module for module, names in _MODULES.items() for name in names}
 def __getattr__(name: str) -> Any:
     # Lazily, so that `import plugwire` stays cheap. What is not listed and public is an error class.
     if name not in __all__:
-        raise AttributeError(f"module 'plugwire' has no attribute {name!r}")
+        from plugwire.spellings import Place, hint
+
+        raise AttributeError(f"module 'plugwire' has no attribute {name!r}{hint(Place.MODULE, name)}")
     from importlib import import_module
 
     value = getattr(import_module(f"plugwire.{_WHERE.get(name, 'errors')}"), name)

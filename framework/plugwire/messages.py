@@ -266,6 +266,14 @@ class ResponseBase:
         @property
         def url(self) -> URL | None: ...
 
+    if not TYPE_CHECKING:  # or checkers would take every name for one of ours
+
+        def __getattr__(self, name: str) -> Any:
+            from plugwire.spellings import Place, hint
+
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}{hint(Place.RESPONSE, name)}")
+
     @property
     def ok(self) -> bool:
         """True for a status below 400."""

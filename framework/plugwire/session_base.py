@@ -187,6 +187,20 @@ class SessionBase:
 
         return explain(self._view, method, url, options)
 
+    if not TYPE_CHECKING:  # or checkers would take every name for one of ours
+
+        def __getattr__(self, name: str) -> Any:
+            from plugwire.spellings import Place, hint
+
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}{hint(Place.SESSION, name)}")
+
+        def __setattr__(self, name: str, value: object) -> None:
+            # session.verify = False would be obeyed by others, and silently ignored here.
+            if not (name.startswith("_") or hasattr(type(self), name)):
+                getattr(self, name)
+            super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         state = "closed" if self.is_closed else "open"
         return f"<{type(self).__name__} {self.base_url or ''}{' ' if self.base_url else ''}{state}>"

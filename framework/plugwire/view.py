@@ -71,34 +71,6 @@ CALL_KEYWORDS: Final = frozenset(
 CONTENT_KEYWORDS: Final = frozenset({"params", "headers", "content", "data", "json", "files"})
 """Those of them that a ready `Request` already has."""
 
-OTHER_SPELLINGS: Final[Mapping[str, str]] = {
-    "verify": "tls=TLSConfig(verify=False) or TLSConfig(ca_file=...)",
-    "cert": "tls=TLSConfig(client_cert=...)",
-    "ssl": "tls=TLSConfig(...)",
-    "ssl_context": "tls=TLSConfig(context=...)",
-    "proxies": "proxy=",
-    "mounts": "transports=",
-    "transport": "transports=[...]",
-    "allow_redirects": "follow_redirects=",
-    "stream": "session.stream(...)",
-    "http1": 'http_versions=("http/1.1",)',
-    "http2": 'http_versions=("h2", "http/1.1")',
-    "body": "content=",
-    "fields": "data=",
-    "hooks": "plugins=[...]",
-    "event_hooks": "plugins=[...]",
-    "retries": "plugins=[Retries(...)]",
-    "extensions": "options=",
-    "trust_env": "proxy=None for no proxy from the environment",
-    "max_keepalive_connections": "limits=Limits(max_idle=...)",
-    "keepalive_expiry": "limits=Limits(idle_timeout=...)",
-    "connector": "limits=Limits(...) and transports=[...]",
-    "cookie_jar": "cookies=",
-    "cookies": 'session.cookies.set(name, value, domain=...), or headers={"Cookie": "name=value"} for one call',
-    "raise_for_status": "response.raise_for_status()",
-}
-"""How other clients spell what we call otherwise."""
-
 
 class Defaults(TypedDict, total=False):
     """What `session.derive(...)` can change."""
@@ -134,9 +106,9 @@ def refuse_unknown(given: Mapping[str, object], known: frozenset[str], where: st
     """A TypeError for a keyword that does not exist; it names ours where another client's was meant."""
     for name in given:
         if name not in known:
-            ours = OTHER_SPELLINGS.get(name)
-            hint = f"; plugwire spells it {ours}" if ours else ""
-            raise TypeError(f"{where} got an unexpected keyword argument {name!r}{hint}")
+            from plugwire.spellings import Place, hint
+
+            raise TypeError(f"{where} got an unexpected keyword argument {name!r}{hint(Place.KEYWORD, name)}")
 
 
 class View(Session):
