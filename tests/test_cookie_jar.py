@@ -344,6 +344,14 @@ def test_longer_paths_go_first_and_then_older_cookies(jar: CookieJar, clock: Clo
     assert sent(jar, "https://www.example.com/ab") == ["root=2"]
 
 
+def test_cookies_of_one_moment_keep_the_order_in_which_they_came(jar: CookieJar) -> None:
+    receive(jar, "a=1; Path=/", "b=2; Path=/", "long=3; Path=/a", "a=4; Path=/")
+    assert sent(jar) == ["long=3", "a=4", "b=2"]
+    assert [cookie.name for cookie in jar] == ["a", "b", "long"]
+    jar.update([Cookie("late", "5", "h.example", created=NOW - 1), Cookie("early", "6", "h.example", created=NOW - 2)])
+    assert sent(jar, "https://h.example/") == ["early=6", "late=5"]
+
+
 def test_name_domain_path_and_host_only_flag_tell_cookies_apart(jar: CookieJar) -> None:
     receive(jar, "a=1; Path=/", "a=2; Path=/a", "a=3; Path=/; Domain=www.example.com", "A=4; Path=/", "a=5; Path=/")
     assert sorted(sent(jar)) == ["A=4", "a=2", "a=3", "a=5"]
@@ -474,6 +482,8 @@ def test_a_domain_has_180_cookies_and_insecure_ones_go_first(jar: CookieJar) -> 
     receive(jar, *(f"s{number}=1; Path=/; Secure" for number in range(100)))
     receive(jar, *(f"p{number}=1; Path=/" for number in range(80)))
     assert len(jar) == cookie_table.MAX_PER_DOMAIN == 180
+    receive(jar, "gone=1; Max-Age=0")  # drives out nothing
+    assert "p0" in jar and len(jar) == 180
     receive(jar, "used=1; Path=/used")  # drives out p0, the oldest
     assert "p0" not in jar and len(jar) == 180
     for number in range(300):

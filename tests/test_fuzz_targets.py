@@ -21,6 +21,7 @@ FOUND: dict[str, list[bytes]] = {
     "hpack": [],
     "decoders": [],
     "codings": [],
+    "cookies": [],
 }
 """Inputs that were findings once."""
 

@@ -110,16 +110,16 @@ def _is_time(value: object) -> bool:
 _LOCAL: Final = ".local"
 
 
-def from_cookiejar(jar: Iterable[http.cookiejar.Cookie], now: float) -> list[Cookie]:
+def from_cookiejar(jar: Iterable[http.cookiejar.Cookie]) -> list[Cookie]:
     """The cookies of a jar of the standard library.
 
     Raises:
         UsageError: one has no domain (requests sends such a one to everybody), or is for a port.
     """
-    return [_from_theirs(cookie, now) for cookie in jar if not cookie.is_expired(int(now))]
+    return [_from_theirs(cookie) for cookie in jar]
 
 
-def _from_theirs(cookie: http.cookiejar.Cookie, now: float) -> Cookie:
+def _from_theirs(cookie: http.cookiejar.Cookie) -> Cookie:
     if not cookie.domain.strip("."):
         raise UsageError("a cookie of that jar has no domain, so it would go to everybody: set one")
     if cookie.port_specified:
@@ -136,7 +136,6 @@ def _from_theirs(cookie: http.cookiejar.Cookie, now: float) -> Cookie:
         any(cookie.has_nonstandard_attr(name) for name in ("HttpOnly", "httponly", "HTTPOnly")),
         cast("Any", same_site if same_site in ("strict", "lax") or (same_site == "none" and cookie.secure) else None),
         None if cookie.expires is None else float(cookie.expires),
-        now,
     )
 
 

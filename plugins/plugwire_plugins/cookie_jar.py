@@ -98,11 +98,10 @@ class CookieJar(CookieStore):
                 raise UsageError(f"set({what}=...): a str, not {type(given).__name__}")
         if same_site not in ("strict", "lax", "none", None):
             raise UsageError(f'same_site={same_site!r}: "strict", "lax", "none" or None')
-        now = self._wall_clock()
         if max_age is not None:
-            expires = now + max_age if max_age > 0 else 0.0
+            expires = self._wall_clock() + max_age
         host_only, host = not domain.startswith("."), domain.removeprefix(".")
-        cookie = Cookie(name, value, _canonical(host), path, host_only, secure, http_only, same_site, expires, now)
+        cookie = Cookie(name, value, _canonical(host), path, host_only, secure, http_only, same_site, expires)
         self._insert([cookie])
 
     @overload
@@ -221,7 +220,7 @@ class CookieJar(CookieStore):
         from plugwire_plugins.cookie_files import from_cookiejar
 
         made = cls(wall_clock=wall_clock)
-        made._insert(from_cookiejar(jar, wall_clock()), is_strict=False)
+        made._insert(from_cookiejar(jar), is_strict=False)
         return made
 
     def to_cookiejar(self) -> http.cookiejar.CookieJar:

@@ -41,13 +41,13 @@ class Cookies:
     @hookimpl(stage="prepare", if_request=has_cookies, if_response=sets_cookies)
     async def around_send(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:
         """Send what is for this URL, keep what comes."""
-        if call.session.has_cookies:
-            cookies = call.session.cookies.cookies_for(request.url)
-            if cookies:
-                request.headers["Cookie"] = joined(request.headers.get("cookie", ""), cookies)
+        jar = call.session.cookies
+        cookies = jar.cookies_for(request.url)
+        if cookies:
+            request.headers["Cookie"] = joined(request.headers.get("cookie", ""), cookies)
         response = await call_next(request)
         if self.sets_cookies(response):
-            call.session.cookies.receive(response.headers.get_list("set-cookie"), request.url)
+            jar.receive(response.headers.get_list("set-cookie"), request.url)
         return response
 
 

@@ -20,5 +20,6 @@ TARGETS = {
     "hpack": "fuzz.hpack_blocks",
     "decoders": "fuzz.decoders",
     "codings": "fuzz.content_codings",
+    "cookies": "fuzz.cookies",
 }
 """The modules, by the names that the command takes."""

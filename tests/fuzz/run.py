@@ -34,6 +34,7 @@ from fuzz import TARGETS  # noqa: E402
 GUIDED_BY = (
     "plugwire.url", "plugwire.hosts", "plugwire.headers", "plugwire.messages", "plugwire.decoders",
     "plugwire_transports.http11_wire", "plugwire_transports.http2", "plugwire_plugins.content_codings",
+    "plugwire_plugins.set_cookie", "plugwire_plugins.cookie_table", "plugwire_plugins.cookie_jar",
 )  # fmt: skip
 
 
