@@ -182,9 +182,9 @@ def test_links_of_the_documents_lead_somewhere(page: str) -> None:
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The example packages, laid out as an installer would: their sources, and the entry points of their pyproject."""
-    for project in (DOCS / "examples").iterdir():
-        table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-        shutil.copytree(project / "src", tmp_path, dirs_exist_ok=True)
+    for file in (DOCS / "examples").glob("*/pyproject.toml"):
+        table = tomllib.loads(file.read_text())["project"]
+        shutil.copytree(file.parent / "src", tmp_path, dirs_exist_ok=True)
         info = tmp_path / f"{table['name'].replace('-', '_')}-{table['version']}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {table['name']}\nVersion: {table['version']}\n")

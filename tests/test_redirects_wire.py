@@ -213,6 +213,21 @@ async def test_a_location_is_as_long_as_a_head_may_be(world: World) -> None:
                 await session.get(peer.url)
 
 
+async def test_each_hop_goes_by_the_proxy_that_it_has(world: World) -> None:
+    """The call's proxy for every hop; that of no_proxy for none."""
+    with (
+        ScriptedPeer([expect_head(b"GET /x HTTP/1.1\r\n"), send(OK)]) as direct,
+        ScriptedPeer(
+            [expect_head(b"GET http://a.example/ HTTP/1.1\r\n"), send(moved("http://b.example/x"))],
+            [expect_head(b"GET http://b.example/x HTTP/1.1\r\n"), send(moved(f"{direct.url}/x"))],
+        ) as peer,
+    ):
+        proxy = plugwire.Proxy(peer.url, no_proxy=("127.0.0.1",))
+        async with world.session() as session:
+            response = await session.get("http://a.example/", proxy=proxy)
+            assert (response.content, len(response.history)) == (b"ok", 2)
+
+
 # -- HTTP/2 --------------------------------------------------------------------------------------------------------
 
 
