@@ -375,7 +375,7 @@ class Member:
 
 def a_call(runtime: Any) -> Call:
     """A call of a session that has nothing but what waits in it."""
-    session: Any = SimpleNamespace(engine=SimpleNamespace(waits=Scope()))
+    session: Any = SimpleNamespace(engine=SimpleNamespace(waits=Scope()), redirect_limit=0)
     return Call(session, runtime, plugwire.URL("http://peer.example/").origin, plugwire.Timeout())
 
 
