@@ -4,6 +4,8 @@ went wrong in other clients."""
 from __future__ import annotations
 
 import gc
+import gzip
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,6 +78,21 @@ async def test_a_long_one_costs_the_connection_and_no_memory(world: World) -> No
             response = await session.get(peer.url)
             assert response.content == b"ok" and not response.connection.reused
             assert not response.history[0].is_read
+
+
+async def test_what_is_dropped_is_never_decoded(world: World) -> None:
+    """A bomb in a redirect, in a coding and by its length: neither is what the caller asked for."""
+    bomb = gzip.compress(bytes(10 << 20))
+    rest = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(bomb), bomb)
+    with ScriptedPeer([expect_head(), send(moved("/x", rest=rest)), expect_head(b"GET /x "), send(OK)]) as peer:
+        async with world.session() as session:
+            tracemalloc.start()
+            response = await session.get(peer.url)
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert response.content == b"ok" and peak < 5 << 20
+            hop = response.history[0]
+            assert not hop.is_read or hop.content == bomb
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,8 @@ class Error(Exception):
             True though nothing left this machine; never False though something did.
         replayable: True if sending the same request again cannot make the peer act twice: nothing was sent, or the
             peer said that it did not act, or the method is idempotent (RFC 9110, 9.2.2), and the body can be replayed.
+            False, too, if an earlier request of the same call was not idempotent and went out, as a POST before a
+            redirect to a GET that failed: who repeats the call repeats both.
             It says that sending it again does no harm, not that it helps: a `NoTransport` or a `PluginError` before
             the first byte is replayable, and unless something is changed it will fail in the same way.
         attempts: how many attempts were made on the wire, this one included.
