@@ -169,6 +169,18 @@ async def test_every_kind_of_callable(world: World, given: Callable[[Call], Any]
         assert (await session.get(URL)).ok
 
 
+async def test_a_plain_function_may_block_and_holds_no_event_loop_up(world: World) -> None:
+    threads: list[int] = []
+
+    def blocking(call: Call) -> str:
+        threads.append(threading.get_ident())
+        return "token-0"
+
+    async with world.session(transports=[MockTransport(Site())], auth=BearerAuth(refresh=blocking)) as session:
+        assert (await session.get(URL)).ok
+    assert (threads == [threading.get_ident()]) is (world.name == "blocking")
+
+
 @pytest.mark.parametrize("wrong", [17, "a b", ("a",), ("a", "b"), ("a", -1), ("a", 1, 2), ("a", float("nan"))])
 async def test_what_it_gives_is_checked_and_not_shown(world: World, wrong: Any) -> None:
     mock = MockTransport(lambda request: Response(200))
@@ -384,15 +396,20 @@ async def test_retries_ask_again_for_a_token_too(world: World) -> None:
         assert (await session.get(URL)).ok
 
 
-async def test_it_does_not_follow_to_another_origin(world: World) -> None:
-    class Elsewhere:
-        @plugwire.hookimpl(stage="redirect")
-        async def around_call(self, request: Request, call_next: Any) -> Any:
-            request.url = plugwire.URL("http://other.example/")
-            return await call_next(request)
+async def test_it_stays_with_its_origin_on_a_redirect(world: World) -> None:
+    site = Site()
 
-    mock = MockTransport(lambda request: Response(401))
-    auth = BearerAuth("secret", refresh=refresh)
-    async with world.session(transports=[mock], plugins=[Elsewhere()], auth=auth) as session:
-        assert (await session.get(URL)).status_code == 401
-    assert len(mock.calls) == 1 and "authorization" not in mock.calls[0].headers
+    def answer(request: Request) -> Response:
+        if request.url.host == "other.example":
+            return Response(401)  # nothing is refreshed for it
+        if request.url.path == "/elsewhere" and site(request).ok:
+            return Response(302, headers={"Location": "http://other.example/"})
+        return site(request)
+
+    mock = MockTransport(answer)
+    async with world.session(transports=[mock], auth=BearerAuth(refresh=refresh)) as session:
+        assert (await session.get("http://h.example/elsewhere")).status_code == 401
+    assert [(call.url.host, call.headers.get("authorization")) for call in mock.calls] == [
+        ("h.example", None), ("h.example", "Bearer token-1"), ("other.example", None),
+    ]  # fmt: skip
+    assert site.issued == 1

@@ -248,6 +248,7 @@ def test_what_cannot_be_sent_is_refused_and_not_shown(wrong: Any) -> None:
 HASHES: dict[str, Callable[[bytes], Any]] = {
     "MD5": hashlib.md5,
     "SHA-256": hashlib.sha256,
+    "SHA-512": hashlib.sha512,
     "SHA-512-256": lambda data: hashlib.new("sha512_256", data),
 }
 
@@ -332,7 +333,9 @@ VERSIONS = ("http/1.1", "h2")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("algorithm", ["MD5", "MD5-sess", "SHA-256", "SHA-256-sess", "SHA-512-256", "SHA-512-256-sess"])
+@pytest.mark.parametrize(
+    "algorithm", ["MD5", "MD5-sess", "SHA-256", "SHA-256-sess", "SHA-512-256", "SHA-512-256-sess", "SHA-512"]
+)
 async def test_the_first_request_is_asked_once_and_the_next_ones_bring_their_answer(
     world: World, algorithm: str, version: str
 ) -> None:
@@ -428,6 +431,16 @@ async def test_a_wrong_password_is_sent_once_and_not_with_the_next_request(world
     assert [bool(field) for field in site.seen] == [False, True, False, True]
 
 
+async def test_a_password_that_is_good_no_more_is_not_sent_again_for_the_same_nonce(world: World) -> None:
+    """The answer brought along was read and refused: another one like it would be, too."""
+    line = 'Digest realm="r", nonce="always the same", qop="auth"'
+    statuses = [401, 200, 401, 401, 200]
+    mock = MockTransport(lambda request: Response(statuses[len(mock.calls) - 1], headers={"WWW-Authenticate": line}))
+    async with world.session(transports=[mock], auth=DigestAuth(*AUTH)) as session:
+        assert [(await session.get(URL)).status_code for _ in range(3)] == [200, 401, 200]
+    assert ["authorization" in call.headers for call in mock.calls] == [False, True, True, False, True]
+
+
 async def test_a_challenge_that_cannot_be_answered_is_returned(world: World) -> None:
     mock = MockTransport(lambda request: Response(401, headers={"WWW-Authenticate": 'Basic realm="x"'}))
     async with world.session(transports=[mock], auth=DigestAuth(*AUTH)) as session:
@@ -505,6 +518,24 @@ async def test_the_login_is_for_its_origin_only(world: World) -> None:
             assert (await session.get(f"http://{host}/")).ok
     assert [bool(field) for field in sites["h.example"].seen] == [False, True, True]
     assert [bool(field) for field in sites["other.example"].seen] == [False, True]
+
+
+async def test_a_redirect_within_the_origin_is_answered_and_one_elsewhere_is_not(world: World) -> None:
+    site, other = Site(), Site()
+
+    def answer(request: Request) -> Response:
+        if request.url.host == "other.example":
+            return other(request)
+        response = site(request)
+        targets = {"/x": "/y", "/y": "http://other.example/"}
+        if response.ok and request.url.path in targets:
+            return Response(307, headers={"Location": targets[request.url.path]})
+        return response
+
+    async with world.session(transports=[MockTransport(answer)], auth=DigestAuth(*AUTH)) as session:
+        assert (await session.put(URL, content=b"data")).status_code == 401
+    assert [said(field)["uri"] if field else "" for field in site.seen] == ["", "/x", "/y"]
+    assert other.seen == [""]
 
 
 async def test_the_number_of_origins_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,18 +119,22 @@ async def test_requests_cve_2024_47081_what_two_programs_read_differently_is_ref
         await sent(world, NetrcAuth(path), url)
 
 
-async def test_the_file_is_not_asked_for_the_target_of_a_redirect(world: World, path: Path) -> None:
-    class Elsewhere:
-        @plugwire.hookimpl(stage="redirect")
-        async def around_call(self, request: Request, call_next: Any) -> Any:
-            await call_next(request)
-            request.url = plugwire.URL("http://example.com/")
-            return await call_next(request)
+async def test_requests_cve_2024_47081_the_file_is_not_asked_for_the_target_of_a_redirect(
+    world: World, path: Path
+) -> None:
+    def answer(request: Request) -> Response:
+        targets = {"first.example": "http://example.com/", "example.com": "http://second.example/"}
+        location = targets.get(request.url.host) if request.url.path == "/" else None
+        return Response(302, headers={"Location": f"{location}x"}) if location else Response(200)
 
-    mock = MockTransport(lambda request: Response(200))
-    async with world.session(transports=[mock], plugins=[Elsewhere()], auth=NetrcAuth(path)) as session:
-        await session.get("http://first.example/")
-    assert [call.headers.get("authorization") for call in mock.calls] == [None, None]
+    mock = MockTransport(answer)
+    async with world.session(transports=[mock], auth=NetrcAuth(path)) as session:
+        assert (await session.get("http://first.example/")).url == plugwire.URL("http://example.com/x")
+        assert (await session.get("http://example.com/")).url == plugwire.URL("http://second.example/x")
+    carried = [(call.url.host, "authorization" in call.headers) for call in mock.calls]
+    assert carried == [
+        ("first.example", False), ("example.com", False), ("example.com", True), ("second.example", False),
+    ]  # fmt: skip
 
 
 async def test_credentials_of_the_call_go_first(world: World, path: Path) -> None:
@@ -139,7 +143,9 @@ async def test_credentials_of_the_call_go_first(world: World, path: Path) -> Non
     assert await sent(world, NetrcAuth(path), url, auth=("own", "x")) == ["own:x"]
     assert await sent(world, NetrcAuth(path), url, auth=None) == [None]
     assert await sent(world, NetrcAuth(path), "http://own:x@example.com/") == ["own:x"]
-    assert await sent(world, NetrcAuth(path), url, headers={"Authorization": "Basic eDp5"}) == ["x:y"]
+    field = {"Authorization": "Basic eDp5"}
+    assert await sent(world, NetrcAuth(path), url, headers=field) == ["x:y"]
+    assert await sent(world, NetrcAuth("not even asked for"), url, headers=field) == ["x:y"]
 
 
 async def test_no_file_is_read_unless_the_program_says_so(world: World, path: Path) -> None:

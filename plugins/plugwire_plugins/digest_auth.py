@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
     from plugwire.protocols import AsyncResponse, Call, Next, Origin, Request, Runtime
 
-ALGORITHMS: Final = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256"}
-"""What RFC 7616, 6.1 registers, and what OpenSSL calls it. A build of it may lack some."""
+ALGORITHMS: Final = {"md5": "md5", "sha-256": "sha256", "sha-512-256": "sha512_256", "sha-512": "sha512"}
+"""What RFC 7616, 6.1 registers, and what OpenSSL calls it. A build of it may lack some. SHA-512 is not registered, but
+spoken by other clients and some servers (httpbin among them)."""
 
 SESSION: Final = "-sess"
 
@@ -153,7 +154,7 @@ class DigestChallenge:
 
 
 def can_hash(algorithm: str) -> bool:
-    """True for an algorithm that RFC 7616 has, and this Python too: some builds of OpenSSL lack SHA-512/256, or MD5."""
+    """True for an algorithm of `ALGORITHMS` that this Python has: some builds of OpenSSL lack SHA-512/256, or MD5."""
     try:
         hashlib.new(ALGORITHMS[algorithm])
     except (KeyError, ValueError):
@@ -236,10 +237,10 @@ class Login:
 class DigestAuth:
     """User and password, by hashes: `auth=DigestAuth("user", "password")`.
 
-    MD5, SHA-256 and SHA-512-256, each also with "-sess"; qop "auth", and "auth-int" where the server takes nothing else
-    and the content lies in memory; user names hashed or in UTF-8, if the server says so; also what RFC 2069 knew,
-    without a qop. A request whose body can be sent only once is not repeated: its 401 is returned, and the next request
-    brings its answer with it. A request that has an Authorization field already keeps it.
+    MD5, SHA-256, SHA-512-256 and SHA-512, each also with "-sess"; qop "auth", and "auth-int" where the server takes
+    nothing else and the content lies in memory; user names hashed or in UTF-8, if the server says so; also what RFC
+    2069 knew, without a qop. A request whose body can be sent only once is not repeated: its 401 is returned, and the
+    next request brings its answer with it. A request that has an Authorization field already keeps it.
 
     Where the server says by "rspauth" that it knows the password too, that must be true, with qop "auth"; a server that
     says nothing is believed as well, so this proves no server's identity: TLS does.
