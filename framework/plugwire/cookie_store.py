@@ -72,6 +72,11 @@ class CookieStore(ABC):
         ignored, as the standard has it; nothing that a peer may say raises."""
 
     @abstractmethod
+    def knows(self, url: URL) -> bool:
+        """True if there may be cookies for the host of `url`. Quick: it is asked before each request, and only if it
+        says so, `cookies_for` is."""
+
+    @abstractmethod
     def cookies_for(self, url: URL | str) -> list[Cookie]:
         """The cookies that go out with a request to `url`, in the order in which they are sent."""
 

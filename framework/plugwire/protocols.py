@@ -730,7 +730,7 @@ class Session(ABC):
     Attributes:
         headers: sent with every request of the session; a plugin may add to them in `session_opened`.
         cookies: the jar, shared with the sessions that were derived from this one. It is made when first asked for: who
-            only wants to know whether there is a cookie asks `has_cookies`. Raises `UsageError` in a session without
+            only wants to know whether there is a cookie asks `has_jar` first. Raises `UsageError` in a session without
             the plugin "cookies".
         runtime: the world.
     """
@@ -763,8 +763,8 @@ class Session(ABC):
 
     @property
     @abstractmethod
-    def has_cookies(self) -> bool:
-        """True if there is a cookie in `cookies`, whomever it is for. Makes nothing."""
+    def has_jar(self) -> bool:
+        """True once `cookies` are there: given, asked for, or made for the first one. This makes none."""
 
     @property
     @abstractmethod

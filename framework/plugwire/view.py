@@ -175,9 +175,8 @@ class View(Session):
         return self.engine.cookies
 
     @property
-    def has_cookies(self) -> bool:
-        jars = self.engine.jars
-        return bool(jars) and len(jars[0]) > 0
+    def has_jar(self) -> bool:
+        return bool(self.engine.jars)
 
     def check_open(self) -> None:
         """Raise `SessionClosed` if it is."""

@@ -73,6 +73,9 @@ class CookieJar(CookieStore):
                 if is_secure(url) or not self._table.would_overlay(cookie, now):
                     self._table.insert(cookie, now)
 
+    def knows(self, url: URL) -> bool:
+        return self._table.knows(url.host)
+
     def cookies_for(self, url: URL | str) -> list[Cookie]:
         url = URL(url)
         with self._lock:

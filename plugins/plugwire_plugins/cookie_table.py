@@ -122,6 +122,12 @@ class CookieTable:
         self.expire(now)
         return [entry.cookie for entry in sorted(self._by_use, key=lambda entry: entry.order[1:])]
 
+    def knows(self, host: str) -> bool:
+        """True if a cookie of this host's domains is there, be it for others below them, or expired. Needs no lock: it
+        looks things up, one by one."""
+        domains = self._domains
+        return any(domain in domains for domain in _domains_above(host))
+
     def matching(self, url: URL, now: float) -> list[Cookie]:
         """What a request to `url` takes along, in order (5.8.3). That is a use of these cookies."""
         self.expire(now)

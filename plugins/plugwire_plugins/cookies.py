@@ -7,7 +7,8 @@ Informational ones do not come this far, and what a 101 says is not taken: it be
 A Cookie field that the caller wrote, for a call or for the session, goes out as it is, and the jar's cookies are put
 behind it in the same line, but for those whose name stands there already: what the caller says of a name counts.
 
-A session that has no cookies pays a question on the way down and one on the way up; its jar is not even made.
+A request for which there are none pays a question on the way down and one on the way up. In a session that has never
+seen a cookie there is no jar either: it is made for the first one.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Cookies:
 
     def has_cookies(self, request: Request, call: Call) -> bool:
         """True if there may be one to send."""
-        return call.session.has_cookies
+        session = call.session
+        return session.has_jar and session.cookies.knows(request.url)
 
     def sets_cookies(self, response: AsyncResponse) -> bool:
         """True if the response has one to keep."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.cookiejar
 from typing import Any, assert_type
 
 import plugwire
@@ -11,16 +12,28 @@ from plugwire.protocols import (
     AsyncRequestHandle,
     Call,
     ConnectionHandle,
+    Cookie,
+    CookieStore,
     Next,
     RequestHandle,
     Stream,
 )
+from plugwire_plugins import CookieJar
 
 
 def blocking(session: plugwire.Session) -> None:
     assert_type(session.get("u", timeout=3, json={"a": [1, None]}), plugwire.Response)
     assert_type(session.send(plugwire.Request("GET", "u")), plugwire.Response)
     assert_type(session.headers, plugwire.Headers)
+    assert_type(session.cookies, CookieStore)
+    assert_type(session.cookies["sid"], str)
+    assert_type(session.cookies.get("sid"), str | None)
+    assert_type(session.cookies.get("sid", 0, domain="h"), str | int)
+    for cookie in session.cookies:
+        assert_type(cookie, Cookie)
+    assert_type(plugwire.Session(cookies=CookieJar().load("path")), plugwire.Session)
+    plugwire.Session(cookies=http.cookiejar.CookieJar())
+    plugwire.Session(cookies={"a": "b"}, base_url="https://h")
     assert_type(session.derive(timeout=plugwire.Timeout(total=1)), plugwire.Session)
     assert_type(session.explain("u"), str)
     with session.stream("GET", "u") as response:
