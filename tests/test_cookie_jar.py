@@ -9,6 +9,7 @@ import pickle
 import stat
 import threading
 from dataclasses import FrozenInstanceError, replace
+from datetime import timedelta
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -568,7 +569,9 @@ def test_set_and_get(jar: CookieJar) -> None:
         ({"path": "/;"}, "path"), ({"path": "/" * 2000}, "longer than 1024"), ({"domain": ""}, "no host"),
         ({"domain": "a b"}, "no host"), ({"domain": ".com"}, "public suffix"), ({"domain": ".127.0.0.1"}, "address"),
         ({"name": "__Host-a"}, "__Host-"), ({"name": "__secure-a"}, "__Secure-"), ({"same_site": "none"}, "SameSite"),
-        ({"same_site": "odd"}, "same_site="), ({"value": 1}, "a str, not int"),
+        ({"same_site": "odd"}, "same_site="), ({"value": 1}, "a str, not int"), ({"expires": "now"}, "not str"),
+        ({"max_age": timedelta(1)}, "not timedelta"), ({"expires": float("nan")}, "no point in time"),
+        ({"max_age": float("nan")}, "no point in time"),
     ],
 )  # fmt: skip
 def test_what_no_server_could_set_is_refused(jar: CookieJar, change: dict[str, Any], reason: str) -> None:

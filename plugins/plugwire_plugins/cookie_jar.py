@@ -64,13 +64,13 @@ class CookieJar(CookieStore):
     # -- what the plugin does
 
     def receive(self, lines: Iterable[str], url: URL) -> None:
-        now = self._wall_clock()
+        now, is_safe = self._wall_clock(), is_secure(url)
         for line in lines:
             cookie = cookie_from(line, url, now)
             if cookie is None:
                 continue
             with self._lock:
-                if is_secure(url) or not self._table.would_overlay(cookie, now):
+                if is_safe or not self._table.would_overlay(cookie, now):
                     self._table.insert(cookie, now)
 
     def knows(self, url: URL) -> bool:
@@ -101,6 +101,9 @@ class CookieJar(CookieStore):
                 raise UsageError(f"set({what}=...): a str, not {type(given).__name__}")
         if same_site not in ("strict", "lax", "none", None):
             raise UsageError(f'same_site={same_site!r}: "strict", "lax", "none" or None')
+        for what, seconds in (("expires", expires), ("max_age", max_age)):
+            if seconds is not None and not isinstance(seconds, (int, float)):
+                raise UsageError(f"set({what}=...): a number of seconds, not {type(seconds).__name__}")
         if max_age is not None:
             expires = self._wall_clock() + max_age
         host_only, host = not domain.startswith("."), domain.removeprefix(".")
@@ -252,13 +255,11 @@ def _bare(domain: str | None) -> str | None:
 def _in_time(cookie: Cookie, now: float) -> Cookie:
     """No cookie lives longer than the standard lets it, wherever it came from; and one that does not know when it was
     made was made now."""
-    created = cookie.created or now
-    expires = None if cookie.expires is None else min(cookie.expires, now + MAX_LIFETIME)
-    return (
-        cookie
-        if (created, expires) == (cookie.created, cookie.expires)
-        else replace(cookie, created=created, expires=expires)
-    )
+    last = now + MAX_LIFETIME
+    expires = last if cookie.expires is not None and cookie.expires > last else cookie.expires
+    if cookie.created and expires == cookie.expires:
+        return cookie
+    return replace(cookie, created=cookie.created or now, expires=expires)
 
 
 _jars: Final[WeakSet[CookieJar]] = WeakSet()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from datetime import date
+from math import isnan
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from plugwire.protocols import Cookie
@@ -253,6 +254,8 @@ def objection(cookie: Cookie) -> str | None:
         return f"domain or path are longer than {MAX_ATTRIBUTE} bytes"
     if not cookie.host_only and (is_address(domain) or is_public_suffix(domain)):
         return "its domain is an address or a public suffix: nobody owns what is below it"
+    if cookie.expires is not None and isnan(cookie.expires):
+        return "its expiry is no point in time"
     if cookie.same_site == "none" and not cookie.secure:
         return "SameSite=None without Secure"
     # A server that does not look at capitals takes one for the other; and a cookie without a name is sent as its
