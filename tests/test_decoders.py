@@ -99,6 +99,13 @@ def test_text_that_does_not_decode_is_the_same_however_it_was_cut(data: bytes, p
         ("latin-1", b"\xfe\xff\x00\xfc", "ü"),
         ("latin-1", b"\xef\xbb", "ï»"),
         ("latin-1", b"\xff", "ÿ"),
+        ("utf-16", b"\xff\xfe\xfc\x00", "ü"),
+        ("utf-16", b"\xfc\x00a\x00", "üa"),
+        ("utf-16", b"\x00a", "\u6100"),
+        ("utf-32", b"\xff\xfe\0\0\xfc\0\0\0", "ü"),
+        ("utf-32", b"\0\0\xfe\xff\0\0\0\xfc", "ü"),
+        ("utf-32", b"\xfc\0\0\0", "ü"),
+        ("utf-32", b"\xff\xfe\xfc\0", "ü"),
         ("utf-8", b"", ""),
         ("utf-8", b"a\xef\xbb\xbf", "a\ufeff"),
     ],
@@ -106,11 +113,24 @@ def test_text_that_does_not_decode_is_the_same_however_it_was_cut(data: bytes, p
 def test_byte_order_marks(encoding: str, data: bytes, text: str) -> None:
     for pieces in ([data], [data[place : place + 1] for place in range(len(data))], [b"", data, b""]):
         assert "".join(run(Text(encoding), pieces)) == text
+    assert Response(200, headers={"content-type": f"text/plain; charset={encoding}"}, content=data).text == text
 
 
 def test_the_callers_word_goes_before_a_byte_order_mark() -> None:
     assert run(Text("latin-1", is_certain=True), [b"\xef", b"\xbb\xbf"]) == ["ï", "»¿"]
     assert run(Lines("latin-1", is_certain=True), [b"\xef\n"]) == ["ï"]
+    for data, text in ((b"\xff\xfea\0", "a"), (b"\xfe\xff\0a", "a"), (b"a\0", "a"), (b"\xef\xbb\xbf\0", "믯¿")):
+        assert "".join(run(Text("UTF-16", is_certain=True), [data[:1], data[1:]])) == text
+        response = Response(200, content=data)
+        response.encoding = "UTF_16"
+        assert response.text == "".join(response.iter_text()) == text
+
+
+def test_text_that_makes_pythons_decoder_give_up_is_the_peers_fault() -> None:
+    decoder = Text("iso2022_jp")
+    with pytest.raises(DecodingError, match="the content is not iso2022_jp"):
+        for byte in b"b+B\x1b$~a\xff&$\x00$}a\x00}({":
+            decoder.feed(bytes((byte,)))
 
 
 @given(st.binary(max_size=40), CUTS, st.integers(1, 10))

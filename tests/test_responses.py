@@ -9,7 +9,9 @@ import mmap
 import pickle
 import shutil
 import tarfile
+import tempfile
 import threading
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -349,6 +351,11 @@ def test_a_response_can_be_made(kind: Any) -> None:
         ("text/plain; charset=utf-8", b"\xff", "\ufffd"),
         ("text/plain; charset=latin-1", b"\xef\xbb\xbf\xc3\xbc", "ü"),
         ("text/plain; charset=latin-1", "ü".encode("utf-16"), "ü"),
+        ("text/html; charset=big5", "中文".encode("big5"), "中文"),
+        ("text/html; charset=utf-16", "ü€".encode("utf-16"), "ü€"),
+        ("text/html; charset=utf-16le", "ü€".encode("utf-16-le"), "ü€"),
+        ("text/html; charset=utf-16", "ü€".encode("utf-16-be"), "ﰀ갠"),
+        ("text/html; charset=GB18030;x=y", "中\U0001f600".encode("gb18030"), "中\U0001f600"),
         ("text/plain; charset=nonsense", "ü".encode(), "ü"),
         # Codecs of Python that are no charsets.
         *((f"text/plain; charset={name}", b"ab", "ab") for name in ("base64", "hex", "zip", "rot13", "idna")),
@@ -383,6 +390,23 @@ def test_json_that_is_none(kind: Any) -> None:
         with pytest.raises(DecodingError, match="not JSON") as caught:
             kind(200, content=content).json()
         assert str(len(content)) in str(caught.value)
+
+
+@KINDS
+def test_json_by_another_decoder(kind: Any) -> None:
+    response = kind(200, content=b'{"a": 1.10}')
+    assert response.json(parse_float=Decimal) == {"a": Decimal("1.10")}
+    assert response.json(decoder=len) == 11
+    assert response.json(decoder=json.loads, parse_float=str) == {"a": "1.10"}
+
+    def failing(content: bytes) -> Any:
+        raise KeyError("no")
+
+    with pytest.raises(DecodingError, match=r"11 bytes, no content-type.*not JSON: 'no'") as caught:
+        response.json(decoder=failing)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(TypeError, match="nonsense"):
+        response.json(nonsense=1)
 
 
 @KINDS
@@ -440,6 +464,17 @@ def test_a_read_response_can_be_pickled(kind: Any) -> None:
     assert again.request.content == b"body"
     assert again.request.headers["x"] == "1"
     assert str(again.url) == "http://h/x"
+
+
+@KINDS
+def test_a_response_to_an_upload_of_files_can_be_pickled(kind: Any) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(bytes(100_000))
+        file.seek(0)
+        request = Request("POST", "http://h/x", files={"f": file, "g": ("x", iter([b"once"]))})
+        again = pickle.loads(pickle.dumps(kind(200, content=b"ok", request=request)))
+    assert again.content == b"ok"
+    assert again.request.headers["content-type"] == request.headers["content-type"]
 
 
 async def test_a_response_from_the_wire_can_be_pickled_once_it_is_read(world: World) -> None:

@@ -232,26 +232,31 @@ def make_body(
 
     Args:
         content, data, json, files: as `Request` takes them. `json` is `NOTHING` if it was not given, because None is a
-            JSON document. `data` and `files` are one form.
+            JSON document. `data` and `files` are one form; an empty `files` is none, as requests and httpx have it.
         encode: what makes JSON; None: `json.dumps`.
         kind: the content-type that the caller has set, which may have a boundary.
     """
+    parts: list[tuple[Any, Any]] = []
+    if files is not None:
+        from plugwire.forms import pairs_of
+
+        parts = pairs_of(files, "files=", "files")
     given = [
         name
         for name, is_given in (
             ("content", content is not None),
-            ("data", data is not None and files is None),
+            ("data", data is not None and not parts),
             ("json", json is not NOTHING),
-            ("files", files is not None),
+            ("files", bool(parts)),
         )
         if is_given
     ]
     if len(given) > 1:
         raise UsageError(f"{' and '.join(f'{name}=' for name in given)}: a request has one body")
-    if files is not None:
+    if parts:
         from plugwire.multipart import make_multipart
 
-        return make_multipart(data, files, kind)
+        return make_multipart(data, parts, kind)
     if json is not NOTHING:
         return BytesSource(encode_json(json, encode)), "application/json"
     if data is not None:

@@ -126,7 +126,8 @@ class Request:
             given = self.headers.get("content-type") if files is not None else None
             self.body, kind = make_body(content, data, json, files, encode=json_encoder, kind=given)
             if kind is not None:
-                self.headers.add("content-type", kind, mode="if_new" if files is None else "replace")
+                is_multipart = kind.startswith("multipart/")  # then it names the boundary, whoever has said it
+                self.headers.add("content-type", kind, mode="replace" if is_multipart else "if_new")
         self.target = None
         self.proxy = INHERIT
         self.tls = INHERIT
@@ -304,12 +305,15 @@ class ResponseBase:
         """
         content = self.content
         encoding = self.encoding
-        if not self.encoding_override:
-            from plugwire.decoders.text import BYTE_ORDER_MARKS
+        if _charset(encoding) in ("utf-16", "utf-32"):
+            from plugwire.decoders.text import Text
 
-            for mark, marked in BYTE_ORDER_MARKS:
-                if content.startswith(mark):
-                    encoding = marked
+            decoder = Text(encoding, is_certain=bool(self.encoding_override))
+            return "".join((*decoder.feed(content), *decoder.end()))
+        if content[:1] in (b"\xef", b"\xff", b"\xfe") and not self.encoding_override:
+            from plugwire.decoders.text import marked_encoding
+
+            encoding = marked_encoding(content) or encoding
         return content.decode(encoding, "replace")
 
     def json(self, *, decoder: Callable[..., Any] | None = None, **keywords: Any) -> Any:

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from plugwire.bodies import BytesSource, MemoryBody, SourceTypes, make_source
 from plugwire.errors import InvalidHeader, UsageError
-from plugwire.forms import form_fields, pairs_of
+from plugwire.forms import form_fields
 from plugwire.headers import Headers, HeadersInit
 from plugwire.protocols import Body, Source
 
@@ -35,7 +35,7 @@ FilePart: TypeAlias = (
     | tuple[str | None, SourceTypes, str | None]
     | tuple[str | None, SourceTypes, str | None, HeadersInit]
 )
-FileTypes: TypeAlias = Mapping[str, FilePart] | Iterable[tuple[str, FilePart]]
+FileTypes: TypeAlias = Mapping[str, FilePart] | Sequence[tuple[str, FilePart]]
 
 DEFAULT_TYPE: Final = "application/octet-stream"
 JOIN_UP_TO: Final = 65536
@@ -54,12 +54,12 @@ class Part(NamedTuple):
     content: Source
 
 
-def make_multipart(data: object, files: object, kind: str | None) -> tuple[Source, str]:
+def make_multipart(data: object, files: Iterable[tuple[Any, Any]], kind: str | None) -> tuple[Source, str]:
     """The source and the content-type that `files=`, with the fields of `data=` before them, means.
 
     Args:
         data: form fields, or None.
-        files: a mapping or pairs of field names and parts; see `CallOptions`.
+        files: pairs of field names and parts; see `CallOptions`.
         kind: the content-type that the caller has set; its boundary, if it has one, is used.
 
     Raises:
@@ -67,7 +67,7 @@ def make_multipart(data: object, files: object, kind: str | None) -> tuple[Sourc
         InvalidHeader: a part's content-type or headers must not be sent.
     """
     parts = [field_part(name, value) for name, value in (form_fields(data) if data is not None else ())]
-    parts += [file_part(name, value) for name, value in pairs_of(files, "files=", "files")]
+    parts += [file_part(name, value) for name, value in files]
     boundary, kind = _boundary(kind, parts)
     source = MultipartSource(parts, boundary)
     return (source if source.joined is None else BytesSource(source.joined)), kind

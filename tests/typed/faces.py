@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.cookiejar
+from pathlib import Path
 from typing import Any, assert_type
 
 import plugwire
 from plugwire.blocking_response import BlockingStream
+from plugwire.decoders import ServerSentEvent, ServerSentEvents
 from plugwire.protocols import (
     AsyncConnectionHandle,
     AsyncRequestHandle,
@@ -52,6 +54,12 @@ def blocking(session: plugwire.Session) -> None:
         assert_type(request.send(), plugwire.Response)
         assert_type(request.end(), plugwire.Response)
     assert_type(plugwire.get("u"), plugwire.Response)
+    session.post(
+        "u", data={"a": 1}, files={"f": b"x", "g": ("name", Path("x")), "h": ("name", "text", "a/b", {"X": "1"})}
+    )
+    session.post("u", files=[("f", open("x", "rb")), ("f", (None, iter([b"x"])))])  # noqa: SIM115  (never run)
+    assert_type(list(session.get("u").iter_decoded(ServerSentEvents())), list[ServerSentEvent])
+    session.get("u").elapsed  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]  # noqa: B018
     session.get("u", allow_redirects=False)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # not our word
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Final
 
-from plugwire.errors import UsageError
+from plugwire.errors import DecodingError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,14 +37,30 @@ class Pieces:
 
 BYTE_ORDER_MARKS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
+_WIDE_MARKS: Final = ((b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"))
+"""Only for who says that it is UTF-32: to others the first one means UTF-16 and a NUL."""
+
+WITHOUT_MARK: Final = {"utf-16": "utf-16-le", "utf-32": "utf-32-le"}
+"""What these mean where no mark tells the order (WHATWG Encoding, 4.2). Python would take that of this machine, or
+raise in the middle of a stream."""
+
 
 class Text:
     """Text by a charset. What does not decode becomes U+FFFD; a byte order mark goes before the charset, unless
-    `is_certain`, and is no text (WHATWG Encoding, "decode")."""
+    `is_certain`, and is no text (WHATWG Encoding, "decode").
+
+    Raises:
+        DecodingError: the charset is one of ISO-2022, and there is so much of what is none that Python gives up.
+    """
 
     def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
-        self._encoding = encoding
-        self._decoder = _text_decoder(encoding) if is_certain else None
+        self._encoding = name = codecs.lookup(encoding).name
+        marks = _WIDE_MARKS if name == "utf-32" else ()
+        if is_certain:
+            self._marks = tuple(mark for mark in (*marks, *BYTE_ORDER_MARKS) if mark[1] == name)
+        else:
+            self._marks = (*marks, *BYTE_ORDER_MARKS)
+        self._decoder: codecs.IncrementalDecoder | None = None
         self._begin: bytes = b""  # what may become a byte order mark
 
     def feed(self, data: bytes, /) -> Sequence[str]:
@@ -57,20 +73,21 @@ class Text:
         decoder = self._decoder
         if decoder is None:
             data = self._begin + data
-            encoding = self._encoding
-            for mark, marked in BYTE_ORDER_MARKS:
-                if data.startswith(mark):
-                    encoding = marked
-                elif mark.startswith(data) and not final:
-                    self._begin = data
-                    return ()
-            decoder = self._decoder = _text_decoder(encoding)
-        text = decoder.decode(data, final)
+            if not final and any(len(data) < len(mark) and mark.startswith(data) for mark, _ in self._marks):
+                self._begin = data
+                return ()
+            encoding = marked_encoding(data, self._marks) or WITHOUT_MARK.get(self._encoding, self._encoding)
+            decoder = self._decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        try:
+            text = decoder.decode(data, final)
+        except UnicodeError as error:
+            raise DecodingError(f"the content is not {self._encoding}: {error}") from error
         return (text,) if text else ()
 
 
-def _text_decoder(encoding: str) -> codecs.IncrementalDecoder:
-    return codecs.getincrementaldecoder(encoding)(errors="replace")
+def marked_encoding(content: bytes, marks: Sequence[tuple[bytes, str]] = BYTE_ORDER_MARKS) -> str | None:
+    """The charset that a byte order mark at the begin tells; None if there is none."""
+    return next((encoding for mark, encoding in marks if content.startswith(mark)), None)
 
 
 class Lines:
