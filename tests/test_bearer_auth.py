@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -369,6 +370,32 @@ async def test_a_call_that_vanishes_before_it_has_begun_to_refresh_does_not_bloc
             patch.setattr(SharedValue, "_lead", interrupted)
             await session.get(URL, timeout=60)
         assert (await session.get(URL, timeout=0.5)).ok
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_waits_for_no_thread_of_its_parent() -> None:
+    parent, asked, answered = os.getpid(), threading.Event(), threading.Event()
+
+    def wait(call: Call) -> str:
+        asked.set()
+        if os.getpid() == parent:
+            answered.wait(60)
+        return "token-0"
+
+    with plugwire.Session(transports=[MockTransport(Site())], auth=BearerAuth(refresh=wait)) as session:
+        thread = threading.Thread(target=session.get, args=(URL,))
+        thread.start()
+        asked.wait(60)
+        child = os.fork()
+        if not child:
+            try:
+                os._exit(0 if session.get(URL, timeout=10).ok else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+        answered.set()
+        thread.join()
 
 
 async def test_closing_the_session_ends_all_of_it(world: World) -> None:

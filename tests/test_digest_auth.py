@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -559,6 +560,22 @@ async def test_what_a_session_keeps_goes_with_the_auth_object(world: World) -> N
             gc.collect()
             assert gone() is None
     assert [bool(field) for field in site.seen] == [False, True, False, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_logs_in_by_itself() -> None:
+    """Both would give out the same counts of one nonce, and servers take the second for a replay."""
+    site = Site()
+    with plugwire.Session(transports=[MockTransport(site)], auth=DigestAuth(*AUTH)) as session:
+        session.get(URL)
+        child = os.fork()
+        if not child:
+            is_good = session.get(URL).ok and [bool(field) for field in site.seen] == [False, True, False, True]
+            os._exit(0 if is_good else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert session.get(URL).ok
+    assert [bool(field) for field in site.seen] == [False, True, True]
 
 
 async def test_the_request_target_is_what_is_signed_where_it_is_not_the_urls(world: World) -> None:
