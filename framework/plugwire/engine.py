@@ -240,9 +240,7 @@ class Engine:
         return self.jars[0]
 
     def start_anew(self) -> None:
-        """In the child of a fork: what is under way is under way in the parent, and what a plugin keeps may be held by
-        its threads, or count what only one of the two may count."""
-        self._states = {}
+        """In the child of a fork: what is under way is under way in the parent."""
         self.pool.start_anew()
         self._bodies = WeakSet()
         self.waits = Scope()

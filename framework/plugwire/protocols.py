@@ -748,7 +748,7 @@ class Session(ABC):
         """What a plugin keeps for each session (locks, tokens, counters): made by `make(runtime)` once per session and
         owner, so one plugin object may serve several sessions and worlds. Threads may ask at once. It goes with the
         owner, if nothing in it holds that one; so an owner is an object that lives as long as its state is needed, not
-        a value made for the asking. The child of a fork begins without any."""
+        a value made for the asking."""
 
     @abstractmethod
     @overload
