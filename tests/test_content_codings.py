@@ -138,6 +138,16 @@ def test_what_a_server_flushes_is_there_at_once(coding: str) -> None:
     chain.end()
 
 
+@pytest.mark.parametrize("way", ["raw deflate", "deflate", "gzip", "br", "zstd"])
+def test_what_waits_inside_is_had_without_more_input(way: str) -> None:
+    """All input may be taken, and content wait: a match of DEFLATE gives up to 258 bytes for a few bits."""
+    for length in (20, 21, 22, 23, 100, 258, 259, 1000, 5000, 70_000):
+        coding, data = coded(bytes(length), [way])
+        for size in (1, 2, 100, 258, length - 1, length):
+            if length // size < 6000:
+                assert undone(coding, data, size=size) == undone(coding, *cut(data, 1), size=size) == bytes(length)
+
+
 def test_flushed_through_a_chain_too() -> None:
     inner, outer = Flushing("br"), Flushing("gzip")
     chain = Chain(["br", "gzip"], Limits())
@@ -209,6 +219,17 @@ def test_a_content_that_ends_inside_its_coding_is_incomplete(way: str) -> None:
             ends += 1
             assert way in ("gzip in members", "zstd in frames") and len(content) < 31
     assert ends <= 2
+
+
+def test_every_level_of_a_chain_must_be_complete() -> None:
+    for inner, outer in ((b"", b""), (b"x", b""), (TEXT, b"tail")):
+        data = gzip.compress(zlib.compress(inner) + outer)
+        assert undone("deflate, gzip", data) == inner
+        for cut_off in range(1, 9):
+            with pytest.raises(IncompleteBody, match="gzip"):
+                undone("deflate, gzip", data[:-cut_off])
+    with pytest.raises(IncompleteBody, match="deflate"):
+        undone("deflate, gzip", gzip.compress(zlib.compress(TEXT)[:-1]))
 
 
 @pytest.mark.parametrize("coding", CODINGS)

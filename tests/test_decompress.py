@@ -23,6 +23,7 @@ from plugwire.testing.peer import ScriptedPeer, close, expect_head, send, wait_f
 from plugwire_plugins import Decompress, DecompressOptions, Retries
 from plugwire_plugins import decompress as module
 from plugwire_plugins.content_codings import Chain, Decoder
+from plugwire_plugins.decompress import LEAST, MOST
 
 if TYPE_CHECKING:
     from peers.apache import Apache
@@ -609,23 +610,20 @@ async def test_urllib3_cve_2026_21441_what_is_closed_unread_is_never_decoded(
 
 
 async def test_a_redirects_body_is_never_decoded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stage `decode` is outside of whatever answers in place of the first response."""
-
-    class Follows:
-        @plugwire.hookimpl(stage="redirect")
-        async def around_call(self, request: Any, call_next: Any) -> Any:
-            response = await call_next(request)
-            if response.status_code == 302:
-                await response.close()
-                request.url = request.url.join(response.headers["location"])
-                response = await call_next(request)
-            return response
-
     bomb = zeros("gzip", 4 * MIB)
     mock = MockTransport({"/x": answer("gzip", bomb, 302, location="/y"), "/y": answer(None, b"here")})
     monkeypatch.setattr(Decoder, "decode", None)
-    async with world.session(transports=[mock], plugins=[Follows()]) as session:
+    async with world.session(transports=[mock]) as session:
         assert (await session.get(URL)).content == b"here"
+    assert len(mock.calls) == 2
+
+
+def test_what_a_read_decodes_is_bounded_from_both_sides() -> None:
+    for wanted, least, most in ((10, LEAST, LEAST), (100_000, 100_000, 100_000), (100 * MIB, MOST, MOST)):
+        body = decoded(Scripted(zeros("gzip", 4 * MIB)), "gzip")
+        size = len(drive(body.receive(wanted)))
+        assert 0 < size <= wanted
+        assert least <= size + len(body._ahead) <= most
 
 
 def test_a_closed_body_gives_nothing_more() -> None:
