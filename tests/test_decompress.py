@@ -795,18 +795,34 @@ async def test_nginx(nginx: Nginx, world: World, ca: Authority) -> None:
             assert "content-encoding" not in plain.headers and len(plain.content) == 65536
 
 
-async def test_apache(apache: Apache, world: World, ca: Authority) -> None:
+@pytest.mark.parametrize("coding", ["gzip", "br"])
+async def test_apache(apache: Apache, world: World, ca: Authority, coding: str) -> None:
     from peers.apache import TEXT as SERVED
 
     for url, versions in sites(apache):
         async with world.session(tls=TLSConfig(ca_file=str(ca.cert_pem)), http_versions=versions) as session:
-            response = await session.get(f"{url}/gzip")
-            assert response.headers["content-encoding"] == "gzip" and response.content == SERVED
-            async with session.stream("GET", f"{url}/gzip") as response:
+            response = await session.get(f"{url}/{coding}")
+            assert response.headers["content-encoding"] == coding and response.content == SERVED
+            async with session.stream("GET", f"{url}/{coding}") as response:
                 got, buffer = bytearray(), bytearray(10_000)
                 while count := await response.readinto(buffer):
                     got += buffer[:count]
                 assert got == SERVED
+
+
+async def test_apaches_parts_of_a_coded_content_are_put_together(apache: Apache, world: World) -> None:
+    """It cuts the coded form: each part by itself is no gzip, and all of them are."""
+    from peers.apache import TEXT as SERVED
+
+    async with world.session() as session:
+        whole = b""
+        for place in ("bytes=0-99", "bytes=100-999", "bytes=1000-"):
+            response = await session.get(f"{apache.url}/gzip", headers={"Range": place})
+            assert (response.status_code, response.headers["content-encoding"]) == (206, "gzip")
+            whole += response.content
+        assert gzip.decompress(whole) == SERVED
+        response = await session.get(f"{apache.url}/gzip", headers={"Range": "bytes=0-"})
+        assert response.content == SERVED
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "raw", "br", "deflate, br", "br, gzip, raw"])

@@ -8,6 +8,7 @@ Beyond the common paths:
 `/redirect/CODE`     301, 302, 303, 307, 308 to `/small`
 `/upload/...`        PUT (201 or 204), GET and DELETE of files (mod_dav)
 `/gzip`              `TEXT`, Content-Encoding: gzip, chunked, if the client accepts it
+`/br`                `TEXT`, Content-Encoding: br, chunked, if the client accepts it
 `/basic`             `SMALL` for `USER` and `PASSWORD`, by Basic
 `/digest`            the same by Digest: MD5, qop="auth"
 `/digest/once`       the same; each nonce is good for one request, and the next one is in Authentication-Info
@@ -54,6 +55,7 @@ _MODULES = (
     "filter",
     "include",
     "deflate",
+    "brotli",
     "reflector",
     "socache_shmcb",
     "ssl",
@@ -100,6 +102,7 @@ Alias /big {content}/big.bin
 Alias /large {content}/large.bin
 Alias /chunked {content}/chunked.html
 Alias /gzip {content}/text.txt
+Alias /br {content}/text.txt
 DavLockDB {directory}/dav.lock
 Alias /upload {directory}/upload
 <Directory {directory}/upload>
@@ -137,6 +140,10 @@ AliasMatch ^/digest(/once)?$ {content}/small.txt
 </Location>
 <Location /both>
     Header always edit WWW-Authenticate ^ 'Basic realm="the site", '
+</Location>
+<Location /br>
+    ForceType text/plain
+    SetOutputFilter BROTLI_COMPRESS
 </Location>
 <Location /reflect>
     SetHandler reflector
