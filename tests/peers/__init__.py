@@ -1,10 +1,10 @@
-"""Real servers on loopback for the tests: nginx, Apache httpd, Node, a Python ASGI server and nghttpd.
+"""Real servers on loopback for the tests: nginx, Apache httpd, Node, a Python ASGI server, nghttpd and httpbin.
 
 Each is a session fixture of the same name (see `fixtures.py`), started when a test first asks for it, on free ports,
 with its own configuration in its own temporary directory, and killed and waited for at the end of the run.
 
 The first four serve the same bytes at the same paths, so that one test text runs against any of them (fixture `peer`;
-over HTTP/2 too, fixture `h2_site`), nghttpd the first three of them:
+over HTTP/2 too, fixture `h2_site`), nghttpd the first three of them (httpbin has its own):
 
 =============  ====================================================================================
 `/small`       `SMALL`, 127 bytes, with Content-Length and ETag; obeys If-None-Match (304) and Range (206)

@@ -1,5 +1,6 @@
-"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, `nghttpd`; `peer`, which runs a test against each of
-the first four; `site`, each of these plain and over TLS; `h2_site`, all five by HTTP/2, over TLS and in the clear.
+"""The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, `nghttpd`, `httpbin`; `peer`, which runs a test
+against each of the first four; `site`, each of these plain and over TLS; `h2_site`, all that speak HTTP/2, over TLS
+and in the clear.
 
 A test that asks for one of them gets the marker `interop`, so `-m "not interop"` runs without any server.
 """
@@ -13,6 +14,7 @@ import pytest
 
 from peers import apache as _apache
 from peers import asgi as _asgi
+from peers import httpbin as _httpbin
 from peers import nghttpd as _nghttpd
 from peers import nginx as _nginx
 from peers import node as _node
@@ -25,7 +27,7 @@ H2_PEERS = (*PEERS, "nghttpd")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not {*H2_PEERS, "peer", "site", "h2_site"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {*H2_PEERS, "httpbin", "peer", "site", "h2_site"}.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker("interop")
 
 
@@ -61,6 +63,12 @@ def asgi(ca: Authority) -> Iterator[_asgi.ASGI]:
 @pytest.fixture(scope="session")
 def nghttpd(ca: Authority) -> Iterator[_nghttpd.Nghttpd]:
     with _nghttpd.nghttpd(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def httpbin() -> Iterator[_httpbin.HTTPBin]:
+    with _httpbin.httpbin() as peer:
         yield peer
 
 
