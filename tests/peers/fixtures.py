@@ -1,6 +1,6 @@
 """The peers as fixtures: `ca`, `nginx`, `apache`, `node`, `asgi`, `nghttpd`, `httpbin`; `peer`, which runs a test
 against each of the first four; `site`, each of these plain and over TLS; `h2_site`, all that speak HTTP/2, over TLS
-and in the clear.
+and in the clear; and the proxies `squid`, `tinyproxy`, `microsocks`, `dante`.
 
 A test that asks for one of them gets the marker `interop`, so `-m "not interop"` runs without any server.
 """
@@ -18,16 +18,20 @@ from peers import httpbin as _httpbin
 from peers import nghttpd as _nghttpd
 from peers import nginx as _nginx
 from peers import node as _node
+from peers import proxies as _proxies
 from peers.certificates import Authority, make_authority
 from peers.server import Peer
 
 PEERS = ("nginx", "apache", "node", "asgi")
 H2_PEERS = (*PEERS, "nghttpd")
+PROXIES = ("squid", "tinyproxy", "microsocks", "dante")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not {*H2_PEERS, "httpbin", "peer", "site", "h2_site"}.isdisjoint(getattr(item, "fixturenames", ())):
+        if not {*H2_PEERS, *PROXIES, "httpbin", "peer", "site", "h2_site"}.isdisjoint(
+            getattr(item, "fixturenames", ())
+        ):
             item.add_marker("interop")
 
 
@@ -69,6 +73,30 @@ def nghttpd(ca: Authority) -> Iterator[_nghttpd.Nghttpd]:
 @pytest.fixture(scope="session")
 def httpbin() -> Iterator[_httpbin.HTTPBin]:
     with _httpbin.httpbin() as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def squid(ca: Authority) -> Iterator[_proxies.Squid]:
+    with _proxies.squid(ca) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def tinyproxy() -> Iterator[_proxies.Door]:
+    with _proxies.tinyproxy() as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def microsocks() -> Iterator[_proxies.Door]:
+    with _proxies.microsocks() as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def dante() -> Iterator[_proxies.Door]:
+    with _proxies.dante() as peer:
         yield peer
 
 
