@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 import plugwire
 from faces import AsyncFace
-from plugwire import Limits, Timeout
+from plugwire import Limits, Proxy, Timeout
 from plugwire.drive import drive
 from plugwire.testing import Server
 from plugwire.testing.faults import (
@@ -30,6 +31,8 @@ from plugwire.testing.interrupts import Interrupts
 from plugwire.testing.loopback import Loopback
 from plugwire_plugins import BearerAuth
 from plugwire_plugins.retries import Retries, RetryPolicy
+from plugwire_transports import HTTPProxy
+from proxy_peer import WANTS, Challenge, relay
 from third_party.hedging import Hedging
 from worlds import KINDS, World
 
@@ -62,6 +65,44 @@ class Switch(Loopback):
             return
 
 
+class Forward(Loopback):
+    """A proxy that answers http requests itself, in the place of the one server there is, and asks for credentials
+    once on each connection; after CONNECT it is that server."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self.server = server
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    @property
+    def tls_config(self) -> Any:
+        return self.server.tls_config
+
+    def _serve(self, sock: Any, number: int) -> None:
+        data = b""
+        asked = False
+        while True:
+            while b"\r\n\r\n" not in data:
+                more = sock.recv(65536)
+                if not more:
+                    return
+                data += more
+            head, _, data = data.partition(b"\r\n\r\n")
+            if not asked:
+                asked = True
+                sock.sendall(WANTS)
+            elif head.startswith(b"CONNECT "):
+                sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                with closing(socket.create_connection(("127.0.0.1", self.server.port))) as target:
+                    relay(sock, target)
+                return
+            else:
+                sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
 class Sites:
     """The servers; leave the `with`, and they are gone."""
 
@@ -72,6 +113,9 @@ class Sites:
             self.h2 = stack.enter_context(Server(http_versions=("h2",)))
             self.h2_tls = stack.enter_context(Server(tls=True, http_versions=("h2",)))
             self.switch = stack.enter_context(Switch())
+            self.forwarding = stack.enter_context(Forward(self.plain))
+            self.tunnel = stack.enter_context(Forward(self.tls))
+            self.h2_tunnel = stack.enter_context(Forward(self.h2_tls))
             self._stack = stack.pop_all()
         return self
 
@@ -284,8 +328,13 @@ class Scenario:
     is_at_once: bool = False
 
     def session(self, faults: Faults, server: Any, kind: type[Any]) -> Any:
+        is_proxy = isinstance(server, Forward)
+        if is_proxy:
+            proxy: Any = Proxy(f"http://127.0.0.1:{server.port}", auth=Challenge())
+            server = server.server
         return kind(
-            transports=[faults],
+            transports=[HTTPProxy(), faults],  # below the proxy, so that the way to it has its faults
+            proxy=proxy if is_proxy else None,
             plugins=[faults, *self.plugins()],
             auth=self.auth(),
             limits=self.limits,
@@ -342,6 +391,9 @@ SCENARIOS = (
     Scenario("h2 two uploads at once", uploads_at_once, "h2", is_at_once=True),
     Scenario("h2 TLS GET", get, "h2_tls"),
     Scenario("h2 TLS closed unread", closed_unread, "h2_tls"),
+    Scenario("forwarded GET", get, "forwarding"),
+    Scenario("tunnel", get, "tunnel"),
+    Scenario("h2 tunnel", get, "h2_tunnel"),
     Scenario("another token", unauthorized, auth=lambda: BearerAuth("old", refresh=another_token)),
 )
 

@@ -16,7 +16,8 @@ import plugwire
 from plugwire import Response
 from plugwire.cli import main
 from plugwire.fetch import Progress, Trace
-from plugwire.testing import Server, intercept
+from plugwire.testing import ScriptedPeer, Server, intercept
+from plugwire.testing.peer import expect_head, send
 from unix_door import Door
 
 Capture = pytest.CaptureFixture[bytes]
@@ -286,6 +287,26 @@ def test_places_that_cannot_be(
 ) -> None:
     assert main([command, *(word for value in values for word in ("--resolve", value)), "http://h.invalid/"]) == 2
     assert reason in capsys.readouterr().err
+
+
+def test_get_by_a_proxy(monkeypatch: pytest.MonkeyPatch, server: Server, capsysbinary: Capture) -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    with ScriptedPeer([expect_head(b"GET http://h.invalid/ "), send(answer)]) as proxy:
+        assert main(["get", "--proxy", proxy.url, "http://h.invalid/"]) == 0
+    assert capsysbinary.readouterr().out == b"ok"
+    monkeypatch.setenv("http_proxy", proxy.url)  # gone
+    assert main(["get", f"{server.url}/status/200"]) == 1
+    assert main(["get", "-x", "none", f"{server.url}/status/200"]) == 0
+    assert main(["get", "-x", "ftp://u:geheim@h", f"{server.url}/status/200"]) == 2
+    assert b"geheim" not in capsysbinary.readouterr().err
+
+
+def test_explain_tells_the_proxy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5h://u:geheim@proxy")
+    assert main(["explain", "https://h.invalid/"]) == 0
+    assert main(["explain", "--proxy", "none", "https://h.invalid/"]) == 0
+    out = capsys.readouterr().out
+    assert "proxy socks5h://proxy:1080 (ALL_PROXY)" in out and "proxy none," in out and "geheim" not in out
 
 
 def test_explain_tells_the_way(capsys: pytest.CaptureFixture[str]) -> None:

@@ -116,11 +116,14 @@ def _add_way(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="where this host is, whatever DNS says",
     )
+    parser.add_argument("-x", "--proxy", metavar="URL", help="by this proxy; 'none': by none at all")
 
 
 def way_of(options: Any) -> dict[str, Any]:
-    """What --unix-socket and --resolve mean: keywords of a session."""
+    """What --unix-socket, --resolve and --proxy mean: keywords of a session."""
     keywords: dict[str, Any] = {"options": {}, "transports": []}
+    if options.proxy is not None:
+        keywords["proxy"] = None if options.proxy == "none" else options.proxy
     if (path := options.unix_socket) is not None:
         keywords["options"] = {"path": os.path.abspath(path) if path else path}
     pins: dict[str, list[str]] = {}

@@ -34,6 +34,7 @@ class Route:
         local_address: the numeric address to dial from, or None.
         path: the Unix socket to dial, by an option or by the URL's scheme, or None.
         extra: further demands by name (`socket_options`, and what third-party transports define), as sorted pairs.
+        hop_of: the route to whose proxy this one leads (`to_proxy`), or None; no part of what is compared.
         demands: the names of everything that is not at its default; a transport must list them all in `honours`.
     """
 
@@ -42,6 +43,7 @@ class Route:
         "_key",
         "demands",
         "extra",
+        "hop_of",
         "http_versions",
         "local_address",
         "origin",
@@ -76,6 +78,7 @@ class Route:
                 f"an option of the route cannot be hashed, so the pool could not tell routes apart: {error}"
             ) from None
         self.demands = self._demands()
+        self.hop_of: Route | None = None
 
     @property
     def scheme(self) -> str:
@@ -130,20 +133,24 @@ class Route:
             "extra": dict(self.extra),
         }
         origin = changes.pop("origin", self.origin)
-        return Route(origin, **{**fields, **changes})
+        new = Route(origin, **{**fields, **changes})
+        new.hop_of = self.hop_of
+        return new
 
     def to_proxy(self) -> Route:
         """The route to the proxy itself: HTTP/1.1, the proxy's own TLS settings, the same local address and socket
         options."""
         if self.proxy is None:
             raise UsageError(f"{self} has no proxy")
-        return Route(
+        hop = Route(
             self.proxy.origin,
             tls=self.proxy.tls,
             http_versions=("http/1.1",),
             local_address=self.local_address,
             extra=dict(self.extra),
         )
+        hop.hop_of = self
+        return hop
 
     def _demands(self) -> frozenset[str]:
         names: set[str] = set()

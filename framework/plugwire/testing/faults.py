@@ -306,7 +306,9 @@ class Faults:
         """By the diallers below."""
         fault = self.due("dial")
         self.strike(fault)
-        stream = _FaultyStream(self, await connecting.dial(route), True, not route.is_secure)
+        # What is said to a proxy that is to make a tunnel is no request of the call.
+        is_tunnel = route.hop_of is not None and not route.hop_of.is_forwarded
+        stream = _FaultyStream(self, await connecting.dial(route), True, not (route.is_secure or is_tunnel))
         self._streams.add(stream)
         try:
             self.strike_after(fault)
