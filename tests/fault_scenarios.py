@@ -448,6 +448,7 @@ INTERRUPTED = (
     "redirect",
     "TLS GET",
     "another token",
+    "tunnel",
 )
 """Scenarios that are interrupted at any bytecode, too; those of HTTP/1.1."""
 

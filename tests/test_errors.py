@@ -26,8 +26,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 Cause = "Callable[[World], Coroutine[Any, Any, Error]]"
 
-LATER = {errors.ProxyError, errors.StreamReset}
-"""Proxies and HTTP/2 are not there yet."""
+LATER = {errors.StreamReset}
+"""HTTP/2's has tests of its own."""
 
 ROOTS = {errors.Error, errors.TimedOut, errors.NetworkError, errors.PeerError, errors.ResponseError}
 """Never raised themselves."""
@@ -336,6 +336,13 @@ async def _redirect_error(world: World, location: str, **options: Any) -> Any:
     with ScriptedPeer([expect_head(), send(answer)]) as peer:
         async with bare(world, plugins=["redirects"]) as session:
             return await error_of(session.get(peer.url, **options))
+
+
+@cause(errors.ProxyError, "dial", False, "refused a tunnel to h:443: 403 No")
+async def _refused_tunnel(world: World) -> Error:
+    with ScriptedPeer([expect_head(), send(b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n")]) as proxy:
+        async with bare(world, proxy=proxy.url) as session:
+            return await error_of(session.get("https://h/"))
 
 
 @cause(errors.TooManyRedirects, "head", True, "max_redirects=0")

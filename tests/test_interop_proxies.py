@@ -42,7 +42,9 @@ async def fetch(session: Any, nginx: Nginx, kind: str, **keywords: Any) -> Any:
     assert (response.status_code, response.content, response.http_version) == (200, SMALL, version)
     big = await session.get(f"{url}/big", **keywords)
     assert big.content == BIG
-    posted = await session.post(f"{url}/method", content=[b"x" * 50_000] * 2, **keywords)
+    # In one packet: this server answers before it has read the content, Squid then closes, and what HAProxy still has
+    # for it makes the answer get lost now and then, with other clients too.
+    posted = await session.post(f"{url}/method", content=b"x" * 1000, **keywords)
     assert posted.text == "POST"
     return response
 

@@ -257,7 +257,7 @@ class CertificateError(TLSError):
 
 
 class ProxyError(NetworkError):
-    """A proxy refused the tunnel. `response` is its answer, where it gave one."""
+    """A proxy gave no tunnel. `response` is its answer, where it gave one, with at most the first 64 KiB of content."""
 
     def __init__(self, message: str = "", response: ResponseBase | None = None) -> None:
         super().__init__(message)

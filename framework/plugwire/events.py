@@ -4,7 +4,7 @@ Steps come in pairs: an event with `edge` STARTED is followed by exactly one of 
 (then `error` is set). The nesting:
 
     CallStep > ( Attempt | Redirect | Retry | Cache )*
-    Attempt  > PoolWait? ( Resolve? Connect* Tunnel? TLS? )?
+    Attempt  > PoolWait? ( Resolve? Connect* (TLS? Tunnel)? TLS? )?
                Send > Data(sent)* . Informational* . Head . Receive > Data(received)*
     without a call: Open, Close
 
@@ -129,7 +129,8 @@ class Connect(Step):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tunnel(Step):
-    """A proxy is asked for a tunnel."""
+    """A proxy is asked for a tunnel. `proxy` is its URL, without credentials, `target` host and port of the origin. If
+    the proxy closes the connection behind a challenge, another Resolve, Connect and TLS are inside."""
 
     proxy: str
     target: str

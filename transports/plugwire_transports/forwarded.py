@@ -75,8 +75,9 @@ class ForwardedConnection(HTTP11Connection):
         side.attempt = call.attempt
         with call.waiting(side.scope):
             stream = await self._connecting.for_call(side).dial(self._route)
-        super().__init__(stream, self._connecting)
-        self._changed = _nobody
+            HTTP11Connection.__init__(self, stream, self._connecting)
+            self._changed = _nobody
+            side.check()  # an abort that came before the new stream was in its place
 
 
 def _nobody(connection: Connection) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from plugwire import AsyncResponse, Error, Headers, PluginError, ProxyError, Request, TimedOut, Timeout
+from plugwire import AsyncResponse, Error, Headers, ProxyError, Request, TimedOut, Timeout
 from plugwire.events import Tunnel
 from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, TLS, Call
 from plugwire_transports.http11 import HTTP11Connection
@@ -52,12 +52,14 @@ class HTTPProxy:
     honours = frozenset({EVERYTHING})
 
     def refuse(self, route: Route) -> str | None:
-        """Takes routes that have a proxy of http:// or https://, and no socket path."""
+        """Takes routes with a port that have a proxy of http:// or https://, and no socket path."""
         if route.proxy is None:
             return "the route has no proxy"
         if route.proxy.is_socks:
             return "the proxy speaks SOCKS"
-        return "the route has a socket path" if route.path is not None else None
+        if route.path is not None:
+            return "the route has a socket path"
+        return None if route.port else f"{route.scheme} has no port"
 
     async def dial(self, route: Route, connecting: Connecting) -> Stream:
         """A stream to the proxy, or through it to the origin.
@@ -116,6 +118,7 @@ class _Asking:
         self._alone = connecting.for_call(self._call)
         self._alone.changed = _nobody
         self._connection: HTTP11Connection | None = HTTP11Connection(stream, self._alone)
+        self._is_aborted = False
 
     async def tunnel(self) -> Stream:
         """The stream to the origin, once the proxy has agreed."""
@@ -131,9 +134,12 @@ class _Asking:
                 if 200 <= response.status_code < 300:
                     stream = response.take_stream()
                     return HopStream(b"", stream) if stream.extra(TLS) is not None else stream
-                raise self._refused(await _kept(response))
+                answer = await _kept(response)
             except Error as error:
+                if error.request is None:  # the auth object's own, or of the way to the proxy
+                    raise
                 raise self._blamed(error) from error
+        raise self._refused(answer)
 
     async def _send(self, request: Request) -> AsyncResponse:
         connection = self._connection
@@ -141,7 +147,8 @@ class _Asking:
             self._connection = None
             stream = await _reach(self._route, self._connecting)
             connection = self._connection = HTTP11Connection(stream, self._alone)
-            self._connecting.call.check()
+            if self._is_aborted:
+                connection.abort()
         return await connection.send(request, self._call)
 
     def _refused(self, response: AsyncResponse) -> ProxyError:
@@ -160,8 +167,6 @@ class _Asking:
 
     def _blamed(self, error: Error) -> Error:
         """What the wire says of a CONNECT, said of the call: no byte of its request was sent."""
-        if error.request is None or isinstance(error, PluginError):
-            return error
         self._connecting.call.check()
         if isinstance(error, TimedOut):
             return self._connecting.deadline.error("dial")
@@ -173,6 +178,7 @@ class _Asking:
 
     def abort(self) -> None:
         """For `call.waiting`."""
+        self._is_aborted = True
         if self._connection is not None:
             self._connection.abort()
 

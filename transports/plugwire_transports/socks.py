@@ -45,13 +45,15 @@ class SOCKS:
     honours = frozenset({EVERYTHING})
 
     def refuse(self, route: Route) -> str | None:
-        """Takes routes that have a SOCKS proxy and no socket path."""
+        """Takes routes with a port that have a SOCKS proxy and no socket path."""
         if route.proxy is None:
             return "the route has no proxy"
         if not route.proxy.is_socks:
             return "the proxy speaks HTTP"
         if route.path is not None:
             return "the route has a socket path"
+        if not route.port:
+            return f"{route.scheme} has no port"
         if find_spec("socksio") is None:
             return "needs the package socksio: pip install 'plugwire[socks]'"
         return None
