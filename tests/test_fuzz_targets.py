@@ -22,6 +22,7 @@ FOUND: dict[str, list[bytes]] = {
     "decoders": [],
     "codings": [],
     "cookies": [],
+    "challenges": [],
 }
 """Inputs that were findings once."""
 

@@ -21,5 +21,6 @@ TARGETS = {
     "decoders": "fuzz.decoders",
     "codings": "fuzz.content_codings",
     "cookies": "fuzz.cookies",
+    "challenges": "fuzz.challenges",
 }
 """The modules, by the names that the command takes."""

@@ -35,6 +35,7 @@ GUIDED_BY = (
     "plugwire.url", "plugwire.hosts", "plugwire.headers", "plugwire.messages", "plugwire.decoders",
     "plugwire_transports.http11_wire", "plugwire_transports.http2", "plugwire_plugins.content_codings",
     "plugwire_plugins.set_cookie", "plugwire_plugins.cookie_table", "plugwire_plugins.cookie_jar",
+    "plugwire_plugins.challenges", "plugwire_plugins.digest_auth",
 )  # fmt: skip
 
 
