@@ -7,16 +7,15 @@ import os
 import re
 import tempfile
 import threading
-from email import message_from_bytes
-from email.policy import HTTP
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from werkzeug.formparser import parse_form_data
 
 import plugwire
 from plugwire import Headers, InvalidHeader, NotReplayable, Request, Response, UsageError
@@ -272,27 +271,34 @@ def test_aiohttp_cve_2026_34514_types_and_headers_of_parts_are_refused(text: str
             Request("POST", URL, files={"f": part})  # type: ignore[dict-item]  # of several kinds
 
 
+NAMES = st.text(st.characters(exclude_characters="\0\\", exclude_categories=["Cs"]), min_size=1)
+
+
+def as_servers_say(name: str) -> str:
+    return name.replace("\r", "%0D").replace("\n", "%0A").replace("%22", '"')
+
+
 @given(
-    st.lists(st.tuples(st.text(min_size=1), st.binary()), max_size=4),
-    st.lists(st.tuples(st.text(min_size=1), st.text(), st.binary(max_size=2000)), min_size=1, max_size=4),
+    st.lists(st.tuples(NAMES, st.text(st.characters(exclude_categories=["Cs"]))), max_size=4),
+    st.lists(st.tuples(NAMES, NAMES, st.binary(max_size=2000)), min_size=1, max_size=4),
 )
-def test_another_parser_finds_the_same_parts(fields: Any, files: Any) -> None:
-    names = [name for name, *_ in (*fields, *files)] + [filename for _, filename, _ in files]
-    if any("\0" in name or not name.isprintable() or "\\" in name for name in names):
-        return  # the judge has views of its own on those
+@example([('a"b', 'c"\r\n--')], [("f\r\ng", 'n"\r\nm.txt', b"x\r\n--")])
+def test_a_servers_parser_finds_the_same_parts(fields: Any, files: Any) -> None:
     request = Request("POST", URL, data=fields, files=[(name, (filename, data)) for name, filename, data in files])
     content = request.content
     assert content is not None and request.body.length == len(content)
-    message = message_from_bytes(
-        f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode() + content, policy=HTTP
-    )
-    parts = list(message.iter_parts())  # type: ignore[attr-defined]  # of that policy
-    assert [part.get_payload(decode=True) for part in parts] == [data for *_, data in (*fields, *files)]
-    boundary = request.headers["content-type"].partition("boundary=")[2].encode()
-    heads = [part.partition(b"\r\n\r\n")[0] for part in content.split(b"--" + boundary)[1:-1]]
-    quoted = [re.findall(rb'"([^"]*)"', found) for found in heads]
-    expected = [[name] for name, _ in fields] + [[name, filename] for name, filename, _ in files]
-    assert quoted == [[name.replace('"', "%22").encode() for name in names] for names in expected]
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "CONTENT_TYPE": request.headers["content-type"],
+        "CONTENT_LENGTH": str(len(content)),
+        "wsgi.input": io.BytesIO(content),
+    }
+    # In memory: by itself it makes temporary files, and closes none.
+    _, form, uploads = parse_form_data(environ, stream_factory=lambda *args, **kwargs: io.BytesIO(), silent=False)
+    assert sorted(form.items(multi=True)) == sorted((as_servers_say(name), value) for name, value in fields)
+    found = [(name, upload.filename, upload.read()) for name, upload in uploads.items(multi=True)]
+    expected = [(as_servers_say(name), as_servers_say(filename), data) for name, filename, data in files]
+    assert sorted(found) == sorted(expected)
 
 
 # -- how it travels ------------------------------------------------------------------------------------------------
