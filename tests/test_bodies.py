@@ -37,7 +37,8 @@ FORM_OF_ALL_KINDS = b"a=%FF&n=1.5&2=0.10&d=2026-01-02"
         ({"content": None}, b"", None),
         ({"content": b"x"}, b"x", None),
         ({"content": "ü"}, "ü".encode(), None),
-        ({"json": None}, b"null", JSON),
+        ({"json": None, "data": None, "content": b"x", "files": None}, b"x", None),
+        ({"json": [None]}, b"[null]", JSON),
         ({"json": {"a": ["ü", 1.5, True]}}, '{"a":["ü",1.5,true]}'.encode(), JSON),
         ({"data": {"a": "b c", "d": "ü&="}}, b"a=b+c&d=%C3%BC%26%3D", FORM),
         ({"data": {"a": [1, 2], "b": None, "c": True}}, b"a=1&a=2&c=true", FORM),
@@ -49,6 +50,12 @@ FORM_OF_ALL_KINDS = b"a=%FF&n=1.5&2=0.10&d=2026-01-02"
 )
 def test_bodies_and_their_content_type(given: dict[str, Any], content: bytes, kind: str | None) -> None:
     assert body_of(**given) == (content, kind)
+
+
+def test_a_method_in_small_letters_is_meant_as_the_known_one() -> None:
+    assert [Request(method, "http://h/").method for method in ("get", "Delete", "purge", "PURGE")] == [
+        "GET", "DELETE", "purge", "PURGE",
+    ]  # fmt: skip
 
 
 def test_the_callers_content_type_stays() -> None:
@@ -79,7 +86,7 @@ def test_the_callers_content_type_stays() -> None:
         ({"content": b"", "files": {"f": b""}}, "content= and files="),
         ({"json": {}, "files": {"f": b""}, "data": {}}, "json= and files="),
         ({"content": b"", "data": {}}, "content= and data="),
-        ({"json": None, "content": b""}, "content= and json="),
+        ({"json": 0, "content": b""}, "content= and json="),
     ],
 )
 def test_what_a_body_cannot_be_made_of(given: dict[str, Any], message: str) -> None:

@@ -231,8 +231,9 @@ def make_body(
     """The source and the content-type that the body keywords of a call mean.
 
     Args:
-        content, data, json, files: as `Request` takes them. `json` is `NOTHING` if it was not given, because None is a
-            JSON document. `data` and `files` are one form; an empty `files` is none, as requests and httpx have it.
+        content, data, json, files: as `Request` takes them. None is none of all of them, as in other clients, whose
+            users hand on what they were given; the JSON document null is `content="null"`. `data` and `files` are one
+            form; an empty `files` is none, as requests and httpx have it.
         encode: what makes JSON; None: `json.dumps`.
         kind: the content-type that the caller has set, which may have a boundary.
     """
@@ -246,7 +247,7 @@ def make_body(
         for name, is_given in (
             ("content", content is not None),
             ("data", data is not None and not parts),
-            ("json", json is not NOTHING),
+            ("json", json is not None),
             ("files", bool(parts)),
         )
         if is_given
@@ -257,7 +258,7 @@ def make_body(
         from plugwire.multipart import make_multipart
 
         return make_multipart(data, parts, kind)
-    if json is not NOTHING:
+    if json is not None:
         return BytesSource(encode_json(json, encode)), "application/json"
     if data is not None:
         from plugwire.forms import encode_form

@@ -134,9 +134,10 @@ class CallOptions(TypedDict, total=False):
 
     params: added to the URL's query. headers: added to the session's, replacing those of the same name. content: the
     body as bytes, str, a binary file, a path, an iterable of pieces, or a callable that gives one. data: form fields,
-    sent url-encoded: a mapping, whose values may be lists, or pairs. json: a value, sent as JSON. files: a multipart
-    form, of the fields of data and of files: a mapping or pairs of a field's name and a content (as for content), or
-    (filename, content[, content-type[, headers]]). auth: any object with around_send, or (user, password); None: none.
+    sent url-encoded: a mapping, whose values may be lists, or pairs. json: a value, sent as JSON; None: none. files: a
+    multipart form, of the fields of data and of files: a mapping or pairs of a field's name and a content (as for
+    content), or (filename, content[, content-type[, headers]]). auth: any object with around_send, or (user, password);
+    None: none.
     timeout: seconds, or a `Timeout`. context: any value, seen by observers. observe: a callable that gets the events of
     this call. proxy, tls, http_versions: this call's way. follow_redirects: False: a redirect is given as it is.
     max_redirects: followed at most; one more is `TooManyRedirects`. options: the options of plugins, json_encoder, and

@@ -59,7 +59,8 @@ class Request:
         has it for the calls of a session.
 
     Attributes:
-        method: in the case given; methods are case-sensitive (RFC 9110, 9.1).
+        method: methods are case-sensitive (RFC 9110, 9.1), and it is as given; but "get" and its like, which no server
+            would know, are written in capitals.
         url: a `URL`.
         headers: a `Headers`.
         body: its content, a `Source`.
@@ -106,14 +107,17 @@ class Request:
         headers: HeaderTypes | None = None,
         content: SourceTypes = None,
         data: object = None,
-        json: Json = NOTHING,
+        json: Json = None,
         files: FileTypes | None = None,
         trailers: Callable[[], Headers] | None = None,
         expect_continue: float | None = None,
         json_encoder: JSONEncoder | None = None,
     ) -> None:
-        if method not in _KNOWN_METHODS and not (isinstance(method, str) and _METHOD.fullmatch(method)):
-            raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
+        if method not in _KNOWN_METHODS:
+            if not (isinstance(method, str) and _METHOD.fullmatch(method)):
+                raise UsageError(f"method {method!r}: a token such as 'GET' (RFC 9110, 9.1)")
+            if method.upper() in _KNOWN_METHODS:
+                method = method.upper()
         self.method = method
         if expect_continue is not None and not is_seconds(expect_continue):
             raise UsageError(f"expect_continue={expect_continue!r}: a number of seconds above 0, or None")
@@ -122,7 +126,7 @@ class Request:
             self.url = self.url.with_params(params)
         self.headers = Headers(headers)
         self.body = EMPTY
-        if content is not None or data is not None or json is not NOTHING or files is not None:
+        if content is not None or data is not None or json is not None or files is not None:
             given = self.headers.get("content-type") if files is not None else None
             self.body, kind = make_body(content, data, json, files, encode=json_encoder, kind=given)
             if kind is not None:

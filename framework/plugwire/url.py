@@ -32,14 +32,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Literal, NamedTuple, NoReturn, TypeAlias, final
+from urllib.parse import quote_from_bytes
 
 from plugwire.errors import InvalidURL
+from plugwire.forms import form_fields
 from plugwire.hosts import InvalidHost, parse_host
 
-ParamValue: TypeAlias = str | int | float | bool | None
-"""One value of a query parameter. None means: leave the parameter out."""
-
-Params: TypeAlias = Mapping[str, ParamValue | Sequence[ParamValue]] | Sequence[tuple[str, ParamValue]] | str
+Params: TypeAlias = Mapping[str, object] | Sequence[tuple[str, object]] | str
 """Query parameters, as `URL.with_params` takes them."""
 
 DEFAULT_PORTS: Final[Mapping[str, int]] = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ftp": 21}
@@ -297,13 +296,14 @@ class URL:
         """This URL with parameters added after those it has.
 
         Args:
-            params: a mapping, whose values may be sequences (each gives a parameter), or pairs: written as
+            params: a mapping, whose values may be lists or tuples (each item gives a parameter), or pairs: written as
                 application/x-www-form-urlencoded, a space as "+" and all but letters, digits and "-._~" percent-encoded
-                as UTF-8; True and False as "true" and "false"; None left out. Or a str, added as it stands.
+                as UTF-8; True and False as "true" and "false"; None left out; numbers, dates and their like as `str`
+                writes them, as in a form. Or a str, added as it stands.
 
         Raises:
             InvalidURL: a str has characters that `URL` refuses.
-            TypeError: a name or value is of another type.
+            UsageError: a name or value that cannot be written, as one with parts of its own.
         """
         added = params if isinstance(params, str) else _write_params(params)
         if not added:
@@ -649,23 +649,11 @@ _set = object.__setattr__
 # -- parameters ----------------------------------------------------------------------------------------------------
 
 
-def _write_params(params: Mapping[str, ParamValue | Sequence[ParamValue]] | Sequence[tuple[str, ParamValue]]) -> str:
-    fields: list[str] = []
-    for name, value in params.items() if isinstance(params, Mapping) else params:
-        values = value if isinstance(value, (list, tuple)) else (value,)
-        fields += [f"{_write_form(name)}={_write_form(_spell(name, one))}" for one in values if one is not None]
-    return "&".join(fields)
+def _write_params(params: Mapping[str, object] | Sequence[tuple[str, object]]) -> str:
+    return "&".join(f"{_write_form(name)}={_write_form(value)}" for name, value in form_fields(params, "params="))
 
 
-def _spell(name: str, value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)):
-        return str(value)
-    raise TypeError(f"the parameter {name!r} is of type {type(value).__name__}, not str, int, float, bool or None")
-
-
-def _write_form(text: str) -> str:
+def _write_form(text: str | bytes) -> str:
+    if isinstance(text, bytes):
+        return quote_from_bytes(text, safe=" ").replace(" ", "+")
     return _encode(_IN_FORM, text).replace(" ", "+")

@@ -228,7 +228,7 @@ class View(Session):
                 headers=options.get("headers"),
                 content=options.get("content"),
                 data=options.get("data"),
-                json=options.get("json", INHERIT),
+                json=options.get("json"),
                 files=options.get("files"),
                 json_encoder=self._json_encoder(options) if "json" in options else None,
             )
