@@ -11,6 +11,7 @@ from typing import Any
 from plugwire.testing.loopback import Loopback, say_goodbye
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
+WANTS_MUCH = b"HTTP/1.1 407 No\r\nProxy-Authenticate: Test one\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50000
 WANTS = b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Test one\r\nContent-Length: 4\r\n\r\nwho?"
 
 
@@ -84,6 +85,7 @@ class Challenge:
     def __init__(self, answers: tuple[str, ...] = ("Test 1",)) -> None:
         self.answers = answers
         self.seen: list[tuple[str, str | None, int, str | None]] = []
+        self.infos: list[str] = []
 
     async def around_send(self, request: Any, call_next: Any, call: Any) -> Any:
         response = await self._asked(request, call_next)
@@ -98,4 +100,5 @@ class Challenge:
         response = await call_next(request)
         challenge = response.headers.get("www-authenticate")
         self.seen.append((str(request.url), request.target, response.status_code, challenge))
+        self.infos += response.headers.get_list("authentication-info")
         return response

@@ -8,10 +8,10 @@ import pytest
 
 import plugwire
 from plugwire import Proxy, TLSConfig, UsageError
-from plugwire.events import Event
+from plugwire.events import Edge, Event, Send
 from plugwire.testing import ScriptedPeer, Server
 from plugwire.testing.peer import close, expect, expect_request, send
-from proxy_peer import WANTS, Challenge, ProxyPeer
+from proxy_peer import WANTS, WANTS_MUCH, Challenge, ProxyPeer
 from worlds import World
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -75,7 +75,9 @@ async def test_what_is_for_the_proxy_goes_to_the_proxy_and_nowhere_else(world: W
     assert "\r\nCookie: a=b\r\n" in head
     names = {name.lower() for name in response.request.headers}
     assert names.isdisjoint({"proxy-authorization", "x-token"})
-    assert "geheim" not in repr(events) and "aWNo" not in repr(events)
+    [sent] = [event.request.headers for event in events if isinstance(event, Send) and event.edge is Edge.STARTED]
+    assert sent["x-token"] == "geheim"
+    assert "geheim" not in repr(events) + repr(sent) and "aWNo" not in repr(events) + repr(sent)
 
 
 async def test_the_next_hop_gets_no_credentials_of_the_first_cve_2023_32681(world: World) -> None:
@@ -174,6 +176,25 @@ async def test_a_proxy_that_closes_behind_its_challenge_is_dialled_again(world: 
                 assert session.stats()[:2] == (1, 1)
     # The first closed, the second asked again for "b" and closed, the third.
     assert proxy.connections == [0, 1, 1, 2]
+
+
+async def test_a_challenge_that_the_auth_object_leaves_unread(world: World) -> None:
+    answers = iter([WANTS_MUCH, ANSWER])
+    with ProxyPeer(lambda head: next(answers)) as proxy:
+        async with world.session(proxy=Proxy(proxy.url, auth=Challenge())) as session:
+            assert (await session.get("http://h/")).text == "ok"
+    assert proxy.connections == [0, 0]
+
+
+async def test_a_redirect_takes_the_proxy_of_its_target(world: World) -> None:
+    """And not the credentials for the one before."""
+    away = b"HTTP/1.1 302 Found\r\nLocation: http://other/\r\nContent-Length: 0\r\n\r\n"
+    with ProxyPeer(lambda head: away) as one, ProxyPeer(lambda head: ANSWER) as other:
+        proxies = {"all": Proxy(one.url, auth=("ich", "geheim")), "all://other": other.url}
+        async with world.session(proxy=proxies) as session:
+            assert (await session.get("http://h/")).text == "ok"
+    assert other.lines == [b"GET http://other/ HTTP/1.1"]
+    assert b"Proxy-Authorization" not in other.heads[0]
 
 
 async def test_credentials_that_are_not_accepted_end_in_a_407(world: World) -> None:

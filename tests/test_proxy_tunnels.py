@@ -12,12 +12,13 @@ import plugwire
 from fake_time import FakeTime, Script, says
 from plugwire import Limits, Proxy, ProxyError, Timeout, TLSConfig, UsageError
 from plugwire.events import TLS, Connect, Edge, Event, Head, Resolve, Send, Tunnel
+from plugwire.protocols import EVERYTHING
 from plugwire.testing import ScriptedPeer, Server
 from plugwire.testing.peer import abort, close, expect, expect_end, expect_request, send, tell, wait_for
 from plugwire_plugins.retries import Retries, RetryPolicy
 from plugwire_transports import HTTPProxy
 from plugwire_transports.proxy import MAX_REFUSAL_BYTES
-from proxy_peer import OK, WANTS, Challenge, ProxyPeer
+from proxy_peer import OK, WANTS, WANTS_MUCH, Challenge, ProxyPeer
 from worlds import World
 
 H11: dict[str, Any] = {"http_versions": ("http/1.1",)}
@@ -303,6 +304,7 @@ async def test_the_same_connection_is_asked_again(world: World) -> None:
             async with world.session(proxy=Proxy(proxy.url, auth=auth), tls=server.tls_config) as session:
                 assert (await session.get(f"{server.url}/hello")).ok
     assert proxy.connections == [0, 0, 0]
+    assert auth.infos == ["well"]
     assert proxy.heads[0] == connect(f"127.0.0.1:{server.port}")
     assert proxy.heads[2] == connect(f"127.0.0.1:{server.port}", "Proxy-Authorization: Test 2")
     target = f"127.0.0.1:{server.port}"
@@ -311,6 +313,72 @@ async def test_the_same_connection_is_asked_again(world: World) -> None:
         (f"{proxy.url}/", target, 401, "Test two"),
         (f"{proxy.url}/", target, 200, None),
     ]
+
+
+async def test_a_challenge_that_the_auth_object_leaves_unread(world: World) -> None:
+    """It is read for it, for the same connection is to be asked again."""
+    with Server(tls=True) as server:
+        answers = iter([WANTS_MUCH, OK])
+        with ProxyPeer(lambda head: next(answers), target=server.port) as proxy:
+            async with world.session(proxy=Proxy(proxy.url, auth=Challenge()), tls=server.tls_config) as session:
+                assert (await session.get(f"{server.url}/hello")).ok
+    assert proxy.connections == [0, 0]
+
+
+@pytest.mark.parametrize("url", ["https://h/", "http://h/"])
+async def test_cancel_between_the_second_dial_and_its_use(world: World, url: str) -> None:
+    class Canceller:
+        name = "canceller"
+        honours = frozenset({EVERYTHING})
+        dials = 0
+
+        def refuse(self, route: Any) -> None: ...
+
+        async def dial(self, route: Any, connecting: Any) -> Any:
+            stream = await connecting.dial(route)
+            self.dials += 1
+            if self.dials == 2:
+                calls[0].cancel()
+            return stream
+
+    calls: list[Any] = []
+
+    class Watch:
+        @plugwire.hookimpl
+        async def around_call(self, request: Any, call_next: Any, call: Any) -> Any:
+            calls.append(call)
+            return await call_next(request)
+
+    closing = WANTS.replace(b"Content", b"Connection: close\r\nContent")
+    transports = [HTTPProxy(), Canceller()]
+    with ScriptedPeer([expect_request(), send(closing), close()], [expect_end()]) as proxy:
+        settings = Proxy(proxy.url, auth=Challenge())
+        async with world.session(proxy=settings, transports=transports, plugins=[Watch()]) as session:
+            with pytest.raises(plugwire.Cancelled):
+                await session.get(url)
+
+
+async def test_a_side_request_of_the_auth_object_fails_as_itself(world: World) -> None:
+    class Ticket:
+        async def around_send(self, request: Any, call_next: Any, call: Any) -> Any:
+            await call.send(plugwire.Request("GET", f"{tickets.url}/"))
+
+    with ScriptedPeer([expect_request(), close()]) as tickets, ScriptedPeer([]) as proxy:
+        settings = {"https": Proxy(proxy.url, auth=Ticket())}
+        async with world.session(proxy=settings) as session:
+            with pytest.raises(plugwire.ConnectionClosed):
+                await session.get("https://h/")
+
+
+async def test_a_connection_that_is_leased_goes_through_its_tunnel(world: World) -> None:
+    with Server(tls=True) as server, ProxyPeer(target=server.port) as proxy:
+        session = world.session(proxy=proxy.url, tls=server.tls_config, **H11)
+        async with session, await session.connect(server.url) as handle:
+            assert len(proxy.heads) == 1
+            for _ in range(2):
+                async with await handle.open_request("GET", "/hello").send() as response:
+                    await response.read()
+    assert len(proxy.heads) == 1
 
 
 async def test_a_proxy_that_closes_is_dialled_again(world: World) -> None:

@@ -136,8 +136,8 @@ class _Asking:
                     return HopStream(b"", stream) if stream.extra(TLS) is not None else stream
                 answer = await _kept(response)
             except Error as error:
-                if error.request is None:  # the auth object's own, or of the way to the proxy
-                    raise
+                if error.request is None or error.request.method != "CONNECT":
+                    raise  # of the way to the proxy, or the auth object's own
                 raise self._blamed(error) from error
         raise self._refused(answer)
 
@@ -157,17 +157,13 @@ class _Asking:
         if response.status_code == 407:
             schemes = [_AUTH_SCHEME.match(line) for line in response.headers.get_list("proxy-authenticate")]
             wanted = ", ".join(scheme[0] for scheme in schemes[:8] if scheme) or "nothing that it names"
-            why = (
-                "does not accept the credentials given"
-                if self.proxy.auth is not None
-                else "none are given: Proxy(auth=)"
-            )
+            is_given = self.proxy.auth is not None
+            why = "does not accept the credentials given" if is_given else "none are given: Proxy(auth=)"
             text += f" (it wants credentials for {wanted}, and {why})"
         return ProxyError(text, response)
 
     def _blamed(self, error: Error) -> Error:
         """What the wire says of a CONNECT, said of the call: no byte of its request was sent."""
-        self._connecting.call.check()
         if isinstance(error, TimedOut):
             return self._connecting.deadline.error("dial")
         return ProxyError(f"the proxy {self.proxy.url} gave no tunnel to {self.target}: {error}").at("dial")
