@@ -30,7 +30,8 @@ class ForwardedConnection(HTTP11Connection):
         self._route = route
         self._proxy: Proxy = route.proxy
         self._auth = route.proxy.authenticator()
-        self._connecting = connecting
+        # It holds the call that it was made for, so it is kept only where it may be needed again.
+        self._connecting = connecting if self._auth is not None else None
         self._tell_pool: Callable[[Connection], None] = connecting.changed
 
     async def send(self, request: Request, call: Call) -> AsyncResponse:
@@ -73,9 +74,11 @@ class ForwardedConnection(HTTP11Connection):
             context=call.context, given=call.given, watchers=call.watchers, parent=call.deadline,
         )  # fmt: skip
         side.attempt = call.attempt
+        connecting = self._connecting
+        assert connecting is not None
         with call.waiting(side.scope):
-            stream = await self._connecting.for_call(side).dial(self._route)
-            HTTP11Connection.__init__(self, stream, self._connecting)
+            stream = await connecting.for_call(side).dial(self._route)
+            HTTP11Connection.__init__(self, stream, connecting)
             self._changed = _nobody
             side.check()  # an abort that came before the new stream was in its place
 
