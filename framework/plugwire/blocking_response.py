@@ -220,15 +220,31 @@ class Response(ResponseBase):
         return (Response.over, (self._inner,))
 
 
+def answer(road: Coroutine[Any, Any, AsyncResponse]) -> Response:
+    """The response to which a road of the core leads, under this face; so is that of an error."""
+    face = _new_face(Response)
+    try:
+        face._inner = drive(road)  # pyright: ignore[reportPrivateUsage]  # the face's own module
+    except Error as error:
+        _put_face(error)
+        raise
+    return face
+
+
 def driven(road: Coroutine[Any, Any, T]) -> T:
-    """What `drive` gives; an error that brings a response (`TooManyRedirects`, ...) brings it with this face."""
+    """What `drive` gives, for a road of the core that leads to no response."""
     try:
         return drive(road)
     except Error as error:
-        response = getattr(error, "response", None)
-        if isinstance(response, AsyncResponse):
-            error.response = Response.over(response)  # type: ignore[attr-defined]  # it has one
+        _put_face(error)
         raise
+
+
+def _put_face(error: Error) -> None:
+    """An error that brings a response (`TooManyRedirects`, ...) brings it with the blocking face."""
+    response = getattr(error, "response", None)
+    if isinstance(response, AsyncResponse):
+        error.response = Response.over(response)  # type: ignore[attr-defined]  # it has one
 
 
 class BlockingStream:

@@ -410,7 +410,7 @@ class Engine:
                     if slot is not None:
                         slot.is_sending = False
                         if connection.is_idle:  # it said so when the pool did not listen, or forgot to say it
-                            self.pool.changed(connection)
+                            self.pool.look(connection)
                 if connection.is_closed:
                     self.pool.forget(connection)
             call.went_out(request)
@@ -420,7 +420,7 @@ class Engine:
                 self._bodies.add(response)  # its stream, for as long as nobody has taken it
             if response.is_read:
                 if not is_scoped and connection.place is not None and connection.is_idle:
-                    self.pool.changed(connection)  # a connection that answers at once may forget to say that it is idle
+                    self.pool.look(connection)  # a connection that answers at once may forget to say that it is idle
             else:
                 scope.add(response.body)
                 self._bodies.add(response.body)

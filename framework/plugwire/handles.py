@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Literal, Self, Unpack
 
-from plugwire.blocking_response import Response, driven
+from plugwire.blocking_response import Response, answer, driven
 from plugwire.drive import Stepper, ask_for_bytes, drive
 from plugwire.errors import Busy, NotReplayable, UsageError
 from plugwire.protocols import Body
@@ -240,7 +240,7 @@ class RequestHandle:
 
     def send(self) -> Response:
         """As `AsyncRequestHandle.send`."""
-        return Response.over(driven(self._waiting.send()))
+        return answer(self._waiting.send())
 
     def begin(self, length: int | None = None) -> None:
         """As `AsyncRequestHandle.begin`."""
@@ -252,7 +252,7 @@ class RequestHandle:
 
     def end(self) -> Response:
         """As `AsyncRequestHandle.end`."""
-        return Response.over(driven(self._waiting.end()))
+        return answer(self._waiting.end())
 
     def close(self) -> None:
         """As `AsyncRequestHandle.close`."""

@@ -121,7 +121,7 @@ class Request:
         self.method = method
         if expect_continue is not None and not is_seconds(expect_continue):
             raise UsageError(f"expect_continue={expect_continue!r}: a number of seconds above 0, or None")
-        self.url = URL(url)
+        self.url = url if type(url) is URL else URL(url)
         if params is not None:
             self.url = self.url.with_params(params)
         self.headers = Headers(headers)

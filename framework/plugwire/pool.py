@@ -46,8 +46,8 @@ class Pool:
     def __init__(self, limits: Limits, now: Callable[[], float], closed: Callable[[Connection, str], object]) -> None:
         self._table = Table(limits)
         self._table.lose = _weakly(ref(self), Pool._lost)
-        self.changed: Callable[[Connection], None] = _weakly(ref(self), Pool._changed)
-        """Given to connections, to be called when a capacity or a flag has changed."""
+        self.changed: Callable[[Connection], None] = _weakly(ref(self), Pool.look)
+        """`look`, given to connections, to be called when a capacity or a flag has changed."""
         self._lock = threading.Lock()
         self._now = now
         self._closed = closed
@@ -81,7 +81,8 @@ class Pool:
             self._carry_out(outcome)
         return outcome.slot or outcome.share or outcome.ticket  # type: ignore[return-value]  # a step gives one of them
 
-    def _changed(self, connection: Connection) -> None:
+    def look(self, connection: Connection) -> None:
+        """A capacity or a flag of the connection may have changed."""
         slot = connection.place
         if slot is None:
             return  # idle, or not in the pool yet, or given up already
@@ -145,7 +146,7 @@ class Pool:
     def end(self, share: Share) -> None:
         """The send for which it was granted has returned, or will not come."""
         share.end()
-        self._changed(share.connection)
+        self.look(share.connection)
 
     def refused(self, share: Share) -> None:
         """Its connection did not take the request."""
@@ -170,7 +171,7 @@ class Pool:
             if slot is not None:  # else it was closed just now
                 slot.leases += number
         self._look_again()
-        self._changed(connection)
+        self.look(connection)
 
     def hurry(self, ticket: Ticket) -> None:
         """To be called every `COMPANY` seconds while one waits who queues for a shared connection."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Self, Unpack
 
-from plugwire.blocking_response import Response, driven
+from plugwire.blocking_response import Response, answer
 from plugwire.drive import drive
 from plugwire.handles import ConnectionHandle, RequestHandle, connect, request_handle
 from plugwire.session_base import SessionBase
@@ -46,7 +46,7 @@ class Session(SessionBase):
         view = self._view
         request = view.request(method, url, options)
         call = view.call(request, options, streaming=False)
-        return Response.over(driven(view.engine.run(request, call)))
+        return answer(view.engine.run(request, call))
 
     def stream(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> Streaming:
         """`with session.stream("GET", url) as response:` one call whose body is left unread; leaving the `with` closes
@@ -57,7 +57,7 @@ class Session(SessionBase):
         """Send a request that was made before; its body is read. The request itself stays as it is."""
         view = self._view
         copy = view.adopted(request, options)
-        return Response.over(driven(view.engine.run(copy, view.call(copy, options, streaming=False))))
+        return answer(view.engine.run(copy, view.call(copy, options, streaming=False)))
 
     def connect(self, origin: URL | str, **options: Unpack[CallOptions]) -> ConnectionHandle:
         """Dial now, or take an idle connection; the time-out, proxy, tls, http_versions and options given here are for
@@ -125,7 +125,7 @@ class Streaming:
         self._response: Response | None = None
 
     def __enter__(self) -> Response:
-        self._response = Response.over(driven(self._call.session.engine.run(self._request, self._call)))
+        self._response = answer(self._call.session.engine.run(self._request, self._call))
         return self._response
 
     def __exit__(

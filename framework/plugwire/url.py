@@ -177,6 +177,7 @@ class URL:
         fragment: without "#", None as in `query`.
         target: path and query in origin form (RFC 9112, 3.2.1), never empty.
         origin: the `Origin`.
+        has_userinfo: True if there is a user name or a password.
         is_special: True for http, https, ws, wss and ftp, whose hosts are names or addresses of the internet.
 
     `str(url)` shows the password as "***", `repr(url)` shows the whole userinfo as "***"; equality and hash see both.
@@ -191,6 +192,7 @@ class URL:
         "authority",
         "explicit_port",
         "fragment",
+        "has_userinfo",
         "host",
         "href",
         "is_special",
@@ -213,6 +215,7 @@ class URL:
     fragment: str | None
     target: str
     origin: Origin
+    has_userinfo: bool
     is_special: bool
     _username: str
     _password: str
@@ -236,11 +239,6 @@ class URL:
     def password(self) -> str:
         """The password, percent-decoded as UTF-8; "" if there is none."""
         return _percent_decode(self._password)
-
-    @property
-    def has_userinfo(self) -> bool:
-        """True if there is a user name or a password."""
-        return bool(self._username or self._password)
 
     # -- other URLs --
 
@@ -639,6 +637,7 @@ def _make(parts: _Parts) -> URL:
     _set(url, "fragment", fragment)
     _set(url, "target", tail if path else f"/{tail}")
     _set(url, "origin", Origin(scheme, host, effective_port))
+    _set(url, "has_userinfo", bool(userinfo))
     _set(url, "is_special", default_port is not None)
     return url
 

@@ -133,7 +133,7 @@ class View(Session):
         self.early: list[ref[View]] = []
         self._routes: dict[Origin, Route] = {}
         self._environment: Environment | None = None
-        self._prepared: dict[str, tuple[bytes, Headers]] = {}
+        self._prepared: dict[str, tuple[bytes, frozenset[str], Headers]] = {}
 
     def derived(self, changes: Mapping[str, Any]) -> View:
         """A view over the same engine, with other defaults."""
@@ -317,7 +317,7 @@ class View(Session):
             )
             if "follow_redirects" in options or "max_redirects" in options:
                 call.max_redirects = redirect_limit({**self.values, **options})
-        if (url.username or url.password) and "auth" not in options:
+        if url.has_userinfo and "auth" not in options:
             call.auth = checked_auth((url.username, url.password))
         return call
 
@@ -380,7 +380,10 @@ class View(Session):
             InvalidHeader: two Host lines, or fields that leave it open where the body ends.
             UsageError: the caller's Content-Length is not that of the body.
         """
-        base = self._base_headers(request.url, is_bound(self.scope_of(call), request.url.origin))
+        url = request.url
+        # The origin that the session's secret headers are for.
+        scope = call.origin if self.base_url is None else self.base_url.origin
+        base = self._base_headers(url, scope is url.origin or is_bound(scope, url.origin))
         body = request.body
         own = request.headers
         if own:
@@ -401,20 +404,16 @@ class View(Session):
         elif body.length is not None and "transfer-encoding" not in headers:
             headers.add("Content-Length", str(body.length), mode="if_new")
 
-    def scope_of(self, call: Call) -> Origin:
-        """The origin that the session's secret headers are for."""
-        return self.base_url.origin if self.base_url is not None else call.origin
-
     def _base_headers(self, url: URL, with_secrets: bool) -> Headers:
         """The session's headers with Host, encoded once for each host."""
         host = url.authority
         known = self._prepared.get(host)
-        block = self.headers.encoded()
-        if known is not None and known[0] is block and known[1].secret is self.headers.secret and with_secrets:
-            return known[1]
+        block, secret = self.headers.encoded(), self.headers.secret
+        if known is not None and known[0] is block and known[1] is secret and with_secrets:
+            return known[2]
         base = self.headers.copy()
         if not with_secrets:
-            for name in self.headers.secret:
+            for name in secret:
                 base.pop(name, None)
         if "host" not in base:
             # First, as RFC 9110, 7.2 asks for.
@@ -427,7 +426,7 @@ class View(Session):
         if with_secrets:
             if len(self._prepared) > 1000:
                 self._prepared.clear()
-            self._prepared[host] = (block, base)
+            self._prepared[host] = (block, secret, base)
         return base
 
 
