@@ -15,7 +15,8 @@ from plugwire import AsyncResponse, Headers, Request, Response
 from plugwire.drive import drive
 from plugwire.events import Retry
 from plugwire.protocols import Body
-from plugwire.testing import MockTransport
+from plugwire.testing import MockTransport, ScriptedPeer
+from plugwire.testing.peer import expect_request, send
 from plugwire.timeouts import Deadline
 from plugwire_plugins import Retries, RetryBudget, RetryOptions, RetryPolicy
 from plugwire_plugins.retries import _Buckets, retry_after
@@ -104,7 +105,7 @@ def test_idempotent_methods_are_repeated(method: str) -> None:
         assert decision is not None and decision.will_retry
 
 
-@pytest.mark.parametrize("method", ["POST", "PATCH", "CONNECT", "get", "LOCK"])
+@pytest.mark.parametrize("method", ["POST", "PATCH", "CONNECT", "Trace-It", "LOCK"])
 def test_other_methods_are_not(method: str) -> None:
     for outcome in (AsyncResponse(503), error_of(plugwire.ReadError)):
         decision = POLICY.decide(Request(method, URL), outcome)
@@ -503,6 +504,16 @@ async def test_a_body_that_breaks_in_the_middle_is_a_failed_attempt(world: World
         response = await session.get(URL)
         assert response.content == b""
     assert len(mock.calls) == 2
+
+
+async def test_what_a_body_says_wrong_is_not_asked_for_again(world: World) -> None:
+    """Whatever the method: it would be the same, or as long, the next time."""
+    wrong = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcNO CRLF"
+    with ScriptedPeer([expect_request(), send(wrong)], repeat=True) as peer:
+        async with world.session(plugins=[quick()]) as session:
+            with pytest.raises(plugwire.ProtocolError) as caught:
+                await session.get(peer.url)
+    assert (caught.value.phase, caught.value.replayable, caught.value.attempts) == ("body", True, 1)
 
 
 async def test_a_streamed_body_that_breaks_is_the_callers(world: World) -> None:

@@ -217,7 +217,9 @@ class RetryPolicy:
                 status = response.status_code
                 return f"status {status} of the proxy" if status in self.statuses else None
             case _:
-                return type(outcome).__name__ if isinstance(outcome, PASSING) or outcome.replayable else None
+                # In the body the peer has acted already: `replayable` then speaks of the method only.
+                did_not_act = outcome.replayable and outcome.phase != "body"
+                return type(outcome).__name__ if isinstance(outcome, PASSING) or did_not_act else None
 
     def _may_repeat(self, request: Request, outcome: AsyncResponse | Error) -> bool:
         """True if a second attempt cannot make the peer act twice, or may."""
