@@ -16,7 +16,7 @@ from plugwire import Request, Response, UsageError, hookimpl
 from plugwire.protocols import Cookie, CookieStore
 from plugwire.testing import MockTransport
 from plugwire.testing.peer import ScriptedPeer, expect_head, send
-from plugwire_plugins import CookieJar, Cookies, Retries
+from plugwire_plugins import CookieJar, Cookies, DigestAuth, Retries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -226,7 +226,7 @@ async def test_the_plugin_is_not_entered_where_there_is_nothing_to_do(
     real = Cookies.around_send
 
     class Seen(Cookies):
-        @hookimpl(stage="prepare", if_request=Cookies.has_cookies, if_response=Cookies.sets_cookies)
+        @hookimpl(stage="auth", if_request=Cookies.has_cookies, if_response=Cookies.sets_cookies)
         async def around_send(self, request: Request, call_next: Any, call: Any) -> Any:
             entered.append(request.url.path)
             return await real(self, request, call_next, call)
@@ -352,3 +352,12 @@ async def test_no_event_or_explanation_shows_a_value(world: World) -> None:
                 shown.extend([repr(response), repr(response.headers), repr(response.request.headers)])
             shown.extend([session.explain(peer.url), repr(session), repr(session.cookies), repr(list(session.cookies))])
     assert "s3cret" not in " ".join(shown)
+
+
+async def test_a_challenge_that_auth_answers_by_itself_sets_cookies_too(world: World) -> None:
+    """Servers tie a login to a session that begins with the 401."""
+    challenge = {"www-authenticate": 'Digest realm="r", nonce="n", qop="auth"', "set-cookie": "sid=1; Path=/"}
+    mock = MockTransport({"/": [Response(401, headers=challenge), Response(200)]})
+    async with world.session(transports=[mock], auth=DigestAuth("user", "password")) as session:
+        assert (await session.get("http://h/")).status_code == 200
+    assert asked(mock) == [None, "sid=1"]

@@ -123,7 +123,7 @@ def test_no_password_of_a_location_is_shown() -> None:
 
 # -- how -----------------------------------------------------------------------------------------------------------
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "REPORT", "post")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "REPORT", "Report")
 
 
 @pytest.mark.parametrize("status", STATUSES)

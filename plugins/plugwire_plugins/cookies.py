@@ -1,7 +1,8 @@
 """Cookies: what responses set goes into the session's jar, and out again with the requests that it is for.
 
-The plugin stands at stage `prepare`, around each attempt: so each hop of a redirect and each retry has its cookies
-decided anew, for the URL that it really goes to, and every response on the way may set some, an error too.
+The plugin stands at stage `auth`, inside of what answers challenges: so each hop of a redirect, each retry and each
+answer to a 401 has its cookies decided anew, for the URL that it really goes to, and every response on the way may set
+some, an error too.
 Informational ones do not come this far, and what a 101 says is not taken: it belongs to another protocol already.
 Nor does a 401 come this far that an auth object answers by itself, as Digest does: what it sets is not kept.
 
@@ -41,7 +42,7 @@ class Cookies:
         """True if the response has one to keep."""
         return "set-cookie" in response.headers and response.status_code >= 200
 
-    @hookimpl(stage="prepare", if_request=has_cookies, if_response=sets_cookies)
+    @hookimpl(stage="auth", if_request=has_cookies, if_response=sets_cookies)
     async def around_send(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:
         """Send what is for this URL, keep what comes."""
         jar = call.session.cookies
