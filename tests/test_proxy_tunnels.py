@@ -271,7 +271,7 @@ async def test_a_proxy_that_cannot_be_reached(world: World) -> None:
         pass
     async with world.session(proxy=gone.url) as session:
         for url in ("https://h/", "http://h/"):
-            with pytest.raises(plugwire.ConnectError, match=rf"{gone.url} cannot be reached") as caught:
+            with pytest.raises(plugwire.ConnectError, match=rf"the proxy {gone.url} cannot be reached") as caught:
                 await session.get(url)
             assert caught.value.phase == "dial" and not caught.value.sent
 

@@ -471,7 +471,6 @@ def test_equality_and_hash_go_by_the_canonical_form() -> None:
     assert URL("HTTP://H:80") == URL("http://h/")
     assert hash(URL("HTTP://H:80")) == hash(URL("http://h/"))
     assert URL("http://u:p@h/") != URL("http://u:q@h/")
-    assert URL("http://h/") != "http://h/"
 
 
 def test_a_url_cannot_be_changed() -> None:
@@ -568,3 +567,11 @@ def test_threads_share_the_cache() -> None:
         thread.join()
     assert not errors
     assert len(plugwire.url._recent) + len(plugwire.url._older) <= CACHE_SIZE
+
+
+def test_a_url_equals_its_text_and_has_its_hash() -> None:
+    url = URL("https://user:secret@h/x?q#f")
+    assert url == "https://user:secret@h/x?q#f" and url != "https://h/x?q#f"
+    assert url in {url.href}  # what is equal is found in its place
+    assert URL("https://h") == "https://h/" and URL("https://h") != "https://h"
+    assert url != b"https://user:secret@h/x?q#f"

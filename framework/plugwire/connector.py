@@ -400,7 +400,9 @@ class Connecting:
         async def ask(dialler: Dialler, connecting: Connecting) -> Stream:
             return await dialler.dial(route, connecting)
 
-        return await self._ask("dialler", route, cast("Any", ask), "dial", ConnectError, f"{route} cannot be reached")
+        whom = "the proxy " if route.hop_of is not None else ""
+        what = f"{whom}{route} cannot be reached"
+        return await self._ask("dialler", route, cast("Any", ask), "dial", ConnectError, what)
 
     async def secure(self, stream: Stream, route: Route) -> Stream:
         """A secured stream, by the securers below. Closes `stream` if it fails."""

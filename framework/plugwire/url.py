@@ -180,6 +180,9 @@ class URL:
         has_userinfo: True if there is a user name or a password.
         is_special: True for http, https, ws, wss and ftp, whose hosts are names or addresses of the internet.
 
+    A URL equals its `href`, so `response.url == "https://h/x"` means what it says; text that is not canonical
+    ("https://h") is not that of any URL.
+
     `str(url)` shows the password as "***", `repr(url)` shows the whole userinfo as "***"; equality and hash see both.
 
     Raises:
@@ -389,6 +392,8 @@ class URL:
         return f"URL({self.scheme + '://***@' + self.without_userinfo().href[len(self.scheme) + 3 :]!r})"
 
     def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return self.href == other
         return self.href == other.href if isinstance(other, URL) else NotImplemented
 
     def __hash__(self) -> int:
