@@ -403,6 +403,7 @@ async def test_an_error_and_its_real_cause(world: World, kind: type[Error]) -> N
 
 def test_what_else_they_are() -> None:
     assert issubclass(errors.InvalidURL, ValueError)
+    assert issubclass(errors.DecodingError, ValueError)
     assert issubclass(errors.InvalidHeader, ValueError)
     assert issubclass(errors.UnknownOption, ValueError)
     assert issubclass(errors.TimedOut, TimeoutError)

@@ -309,8 +309,8 @@ class LimitExceeded(PeerError):
         self.limit = limit
 
 
-class DecodingError(PeerError):
-    """The content could not be decoded by its content coding or charset."""
+class DecodingError(PeerError, ValueError):
+    """The content could not be decoded by its content coding or charset, or is not JSON."""
 
 
 # -- complete responses --------------------------------------------------------------------------------------------
