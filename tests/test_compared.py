@@ -30,6 +30,7 @@ import pytest
 import requests
 
 import plugwire
+from names import Names
 from plugwire_plugins import NetrcAuth
 from plugwire_transports import SystemResolver
 from recorder import Recorder, Seen, answer
@@ -960,7 +961,8 @@ def test_cookies_given_to_a_session() -> None:
     Case("http://a b/", "InvalidURL", httpx=("errors", "ConnectError")),
     Case("http://h\0/", "InvalidURL"),
 )
-def test_errors(case: Case, client: str) -> None:
+def test_errors(case: Case, client: str, names: Names) -> None:
+    names["127.0.0.1"] = ["127.0.0.1"]
     with socket.socket() as closed:  # bound, and not listening: nobody else gets the port
         closed.bind(("127.0.0.1", 0))
         url = case.given.format(closed=closed.getsockname()[1])
@@ -1076,7 +1078,8 @@ def by_aiohttp(url: str, look: Callable[[aiohttp.ClientResponse], Any], **keywor
 
 
 @differs("aiohttp-params", "redirect-limit", "aiohttp-json", "aiohttp-text", "cookie-address", "netrc-default")
-def test_aiohttp(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aiohttp(monkeypatch: pytest.MonkeyPatch, names: Names) -> None:
+    names["127.0.0.1"] = ["127.0.0.1"]
     with Recorder(redirect("/from")) as peer:
         for value in (True, None):
             assert by_aiohttp(peer.url, lambda r: r.read(), params={"a": value}) == Raised("TypeError")
