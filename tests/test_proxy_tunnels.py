@@ -62,6 +62,17 @@ async def test_credentials_and_fields_for_the_proxy(world: World) -> None:
     assert "geheim" not in str(caught.value) + repr(caught.value.response)
 
 
+def test_the_answer_of_a_proxy_has_the_face_of_its_world() -> None:
+    refusal = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
+    with (
+        ScriptedPeer([expect(connect("h:443")), send(refusal), expect_end()]) as proxy,
+        plugwire.Session(proxy=proxy.url) as session,
+        pytest.raises(ProxyError) as caught,
+    ):
+        session.connect("https://h/")
+    assert isinstance(caught.value.response, plugwire.Response)
+
+
 async def test_the_origin_gets_nothing_that_is_for_the_proxy_cve_2023_32681(world: World) -> None:
     with Server(tls=True) as server, ProxyPeer(target=server.port) as proxy:
         settings = Proxy(proxy.url, auth=("ich", "geheim"), headers=(("X-Token", "one"),))

@@ -230,6 +230,19 @@ async def test_what_answers_and_is_no_stream_is_an_error(
     assert len(handler.asked) == 2
 
 
+@pytest.mark.parametrize("read", [lambda response: response.readall(), lambda response: response.readinto(bytearray(9)),
+                                  lambda response: list(response.iter_lines())])  # fmt: skip
+def test_an_error_of_reading_has_the_face_of_its_world(read: Any) -> None:
+    handler = Scripted(stream(b""), lambda: AsyncResponse(503, text="busy"))
+    with (
+        plugwire.Session(plugins=[plugin()], transports=[MockTransport(handler)], defaults=False) as session,
+        session.stream("GET", "http://h/") as response,
+        pytest.raises(plugwire.HTTPStatusError) as caught,
+    ):
+        read(response)
+    assert isinstance(caught.value.response, Response)
+
+
 def failing() -> AsyncResponse:
     raise plugwire.ConnectError("nobody listens")
 

@@ -144,11 +144,11 @@ class Response(ResponseBase):
 
     def read(self, size: int | None = None) -> bytes:
         """As `AsyncResponse.read`."""
-        return drive(self._inner.read(size))
+        return driven(self._inner.read(size))
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
         """As `AsyncResponse.readinto`."""
-        return drive(self._inner.readinto(buffer))
+        return driven(self._inner.readinto(buffer))
 
     def readall(self) -> bytes:
         """What is left of the body; it is consumed, so that the next one gives b"". (Without it
@@ -206,7 +206,7 @@ class Response(ResponseBase):
     def close(self) -> None:
         """Be done with it, in whatever state it is. Idempotent; may be called from another thread, which then ends the
         read that is under way."""
-        drive(self._inner.close())
+        driven(self._inner.close())
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Self, Unpack
 
-from plugwire.blocking_response import Response, answer
+from plugwire.blocking_response import Response, answer, driven
 from plugwire.drive import drive
 from plugwire.handles import ConnectionHandle, RequestHandle, connect, request_handle
 from plugwire.session_base import SessionBase
@@ -62,7 +62,7 @@ class Session(SessionBase):
     def connect(self, origin: URL | str, **options: Unpack[CallOptions]) -> ConnectionHandle:
         """Dial now, or take an idle connection; the time-out, proxy, tls, http_versions and options given here are for
         all requests opened on it."""
-        return ConnectionHandle(drive(connect(self._view, origin, options)))
+        return ConnectionHandle(driven(connect(self._view, origin, options)))
 
     def open_request(self, method: str, url: URL | str, **options: Unpack[CallOptions]) -> RequestHandle:
         """A request to be sent later, step by step; no I/O."""

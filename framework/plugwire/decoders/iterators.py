@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from plugwire.blocking_response import driven
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -99,18 +101,14 @@ class Decoded(Generic[T]):
         return self
 
     def __next__(self) -> T:
-        from plugwire.drive import drive
-
         try:
-            return drive(self._waiting.__anext__())
+            return driven(self._waiting.__anext__())
         except StopAsyncIteration:
             raise StopIteration from None
 
     def close(self) -> None:
         """Be done with the response before its end."""
-        from plugwire.drive import drive
-
-        drive(self._waiting.close())
+        driven(self._waiting.close())
 
     def __enter__(self) -> Self:
         return self
