@@ -324,9 +324,9 @@ async def test_a_proxy_is_refused_unless_it_is_trusted(world: World, names: Name
     with ScriptedPeer(script) as peer:
         proxy = f"http://proxy.example:{peer.port}"
         async with world.session(proxy=proxy, transports=[AddressGuard(), ConnectProxy()]) as session:
-            assert "through_proxy" in str(await refused(session, "http://origin.example/x"))
+            assert "allow_proxies" in str(await refused(session, "http://origin.example/x"))
         assert peer.accepted == 0
-        guard = AddressGuard(through_proxy=True, deny=["secret.example"])
+        guard = AddressGuard(allow_proxies=True, deny=["secret.example"])
         async with world.session(proxy=proxy, transports=[guard, ConnectProxy()]) as session:
             assert (await session.get("http://origin.example/x")).text == "ok"
             await refused(session, "http://secret.example/x")
@@ -346,7 +346,7 @@ async def test_a_proxy_that_wants_an_address_gets_one_that_was_judged(world: Wor
             return await super().dial(route, connecting)
 
     with ScriptedPeer() as peer:
-        transports = [AddressGuard(through_proxy=True), Resolving()]
+        transports = [AddressGuard(allow_proxies=True), Resolving()]
         async with world.session(proxy=f"http://proxy.example:{peer.port}", transports=transports) as session:
             await refused(session, "http://origin.example/x")
         assert peer.accepted == 0
@@ -360,7 +360,7 @@ async def test_shipped_proxies_are_refused_unless_they_are_trusted(world: World,
         async with world.session(transports=["address-guard"]) as session:
             for scheme in ("http", "https", "socks5", "socks5h"):
                 await refused(session, "http://origin.example/x", proxy=f"{scheme}://{place}")
-        async with world.session(transports=[AddressGuard(through_proxy=True)]) as session:
+        async with world.session(transports=[AddressGuard(allow_proxies=True)]) as session:
             assert (await session.get("http://origin.example/x", proxy=f"http://{place}")).text == "ok"
             # Here the client resolves, so there is something to be judged.
             error = await refused(session, "http://origin.example/x", proxy=f"socks5://{place}")
@@ -371,4 +371,4 @@ async def test_shipped_proxies_are_refused_unless_they_are_trusted(world: World,
 async def test_a_proxy_of_the_environment_is_one_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     async with world.session(transports=["address-guard"]) as session:
-        assert "through_proxy" in str(await refused(session, "http://origin.example/x"))
+        assert "allow_proxies" in str(await refused(session, "http://origin.example/x"))

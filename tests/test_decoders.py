@@ -219,8 +219,8 @@ def same_however_cut(make: Callable[[], Any], data: bytes, places: list[int]) ->
 
 
 @pytest.mark.parametrize("make", [
-    lambda limit: NDJSON(max_line=limit), lambda limit: ServerSentEvents(max_event=limit),
-    lambda limit: MultipartMixed("multipart/mixed; boundary=B", max_part=limit),
+    lambda limit: NDJSON(max_line_bytes=limit), lambda limit: ServerSentEvents(max_event_bytes=limit),
+    lambda limit: MultipartMixed("multipart/mixed; boundary=B", max_part_bytes=limit),
 ], ids=["NDJSON", "ServerSentEvents", "MultipartMixed"])  # fmt: skip
 def test_limits_are_numbers_of_bytes(make: Any) -> None:
     for limit in (0, -1, 1.5, True, "1", None):
@@ -264,22 +264,22 @@ def test_ndjson(values: list[Any], ending: str, is_ended: bool, places: list[int
 
 @given(st.binary(max_size=40) | st.text("1\n{}\r\\", max_size=20).map(str.encode), CUTS)
 def test_ndjson_that_is_none(data: bytes, places: list[int]) -> None:
-    same_however_cut(lambda: NDJSON(max_line=8), data, places)
+    same_however_cut(lambda: NDJSON(max_line_bytes=8), data, places)
 
 
 @pytest.mark.parametrize(
     ("data", "values", "message"),
     [
         (b"1\n\n2\nx\n3", [1, 2], "line 4 is not JSON"),
-        (b"12345678\n123456789\n", [12345678], "line 2 is longer than max_line=8"),
-        (b"12345678\n123456789", [12345678], "line 2 is longer than max_line=8"),
+        (b"12345678\n123456789\n", [12345678], "line 2 is longer than max_line_bytes=8"),
+        (b"12345678\n123456789", [12345678], "line 2 is longer than max_line_bytes=8"),
         (b'1\n"\xff"\n', [1], "line 2 is not JSON"),
         (b"[" * 8, [], "line 1 is not JSON"),
         (b"\xef\xbb\xbf1\n2\n", [1, 2], None),
     ],
 )
 def test_errors_of_ndjson_name_the_line(data: bytes, values: list[Any], message: str | None) -> None:
-    items, error = same_however_cut(lambda: NDJSON(max_line=8), data, [3])
+    items, error = same_however_cut(lambda: NDJSON(max_line_bytes=8), data, [3])
     assert items == values
     assert (message or "") in (error or "") and (message is None) is (error is None)
 
@@ -339,7 +339,7 @@ def test_events(data: bytes, places: list[int]) -> None:
 def test_events_of_any_bytes(data: bytes, places: list[int]) -> None:
     items, error = same_however_cut(ServerSentEvents, data, places)
     assert (items, error) == (events_of(data), None)
-    same_however_cut(lambda: ServerSentEvents(max_event=8), data, places)
+    same_however_cut(lambda: ServerSentEvents(max_event_bytes=8), data, places)
 
 
 @pytest.mark.parametrize(
@@ -397,10 +397,10 @@ def test_what_a_client_that_reconnects_needs() -> None:
     ],
 )
 def test_events_are_bounded(data: bytes, count: int | None) -> None:
-    items, error = same_however_cut(lambda: ServerSentEvents(max_event=8), data, [2])
+    items, error = same_however_cut(lambda: ServerSentEvents(max_event_bytes=8), data, [2])
     assert (error is None) is (count is not None)
     assert count is None or len(items) == count
-    assert error is None or error == "an event is larger than max_event=8 bytes"
+    assert error is None or error == "an event is larger than max_event_bytes=8"
 
 
 # -- parts ---------------------------------------------------------------------------------------------------------
@@ -442,14 +442,14 @@ def test_parts(data: bytes, parts: list[BodyPart]) -> None:
         (b"--B\r\nA: \0\r\n\r\n", 0, "a field that cannot be one"),
         (b"--B\r\nA: 1\r\n b\r\n\r\n", 0, "is no field"),
         (b"--B\n\nx\n--B--", 0, "ended before the first delimiter"),
-        (b"--B\r\n\r\n12345678\r\n--B\r\n\r\n123456789\r\n--B--", 1, "larger than max_part=8"),
+        (b"--B\r\n\r\n12345678\r\n--B\r\n\r\n123456789\r\n--B--", 1, "larger than max_part_bytes=8"),
         (b"--B\r\n\r\n123456789", 0, "ended in a part"),
-        (b"--B\r\n\r\n" + b"1" * 20, 0, "larger than max_part=8"),
+        (b"--B\r\n\r\n" + b"1" * 20, 0, "larger than max_part_bytes=8"),
         (b"--B\r\nA: " + b"1" * MAX_PART_HEAD, 0, "the head of a part is larger than 65536 bytes"),
     ],
 )
 def test_what_is_wrong_with_parts(data: bytes, count: int, message: str) -> None:
-    make = lambda: MultipartMixed(KIND, max_part=8)  # noqa: E731  (short)
+    make = lambda: MultipartMixed(KIND, max_part_bytes=8)  # noqa: E731  (short)
     items, error = outcome(make(), [data])
     assert len(items) == count and message in (error or "")
     if len(data) < 1000:
@@ -481,7 +481,7 @@ def test_parts_that_were_written(parts: Any, boundary: str, places: list[int]) -
 
 @given(st.lists(st.sampled_from(BITS), max_size=16).map(b"".join), CUTS)
 def test_parts_of_any_bytes(data: bytes, places: list[int]) -> None:
-    same_however_cut(lambda: MultipartMixed(KIND, max_part=8), data, places)
+    same_however_cut(lambda: MultipartMixed(KIND, max_part_bytes=8), data, places)
 
 
 @pytest.mark.parametrize("kind", [None, "", "text/html; boundary=B", "multipart/mixed", 'multipart/mixed; boundary=""',

@@ -307,12 +307,12 @@ async def test_an_event_that_is_too_large(world: World) -> None:
     for pieces in ((b"data: 12345", b"67890"), (b"data: 1234567890\n\n", b"x")):
         handler = Scripted(stream(*pieces))
         async with (
-            world.session(plugins=[plugin(max_event=12)], transports=[MockTransport(handler)]) as session,
+            world.session(plugins=[plugin(max_event_bytes=12)], transports=[MockTransport(handler)]) as session,
             session.stream("GET", "http://h/") as response,
         ):
             with pytest.raises(plugwire.LimitExceeded) as caught:
                 await response.read()
-        assert caught.value.limit == "max_event"
+        assert caught.value.limit == "max_event_bytes"
 
 
 # -- deadlines and ends from outside -------------------------------------------------------------------------------
@@ -418,7 +418,7 @@ def test_values_are_checked(value: Any) -> None:
         with pytest.raises(UsageError):
             SSEPolicy(**{name: value})
     with pytest.raises(UsageError):
-        SSEReconnect(max_event=value)
+        SSEReconnect(max_event_bytes=value)
     if value is not None:
         with pytest.raises(UsageError):
             SSEOptions(sse_max_failures=value)
@@ -444,7 +444,7 @@ def test_whole_events_are_all_that_is_handed_on(data: bytes, places: list[int]) 
 
 
 def test_comments_do_not_wait_for_an_event() -> None:
-    whole = WholeEvents(max_event=20)
+    whole = WholeEvents(max_event_bytes=20)
     assert [whole.feed(b": keep-alive\n") for _ in range(5)] == [b": keep-alive\n"] * 5
     assert whole.feed(b"data: a\n: c\n") == b""
     assert whole.feed(b"\n: d\nda") == b"data: a\n: c\n\n: d\n"

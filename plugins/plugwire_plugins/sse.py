@@ -144,7 +144,7 @@ class SSEReconnect:
 
     Args:
         policy: how long to wait, and how many failures to bear.
-        max_event: bytes of one event; a larger one is `LimitExceeded`.
+        max_event_bytes: bytes of one event; a larger one is `LimitExceeded`.
         random: gives numbers from 0 to 1, for the jitter.
     """
 
@@ -155,13 +155,13 @@ class SSEReconnect:
         self,
         policy: SSEPolicy | None = None,
         *,
-        max_event: int = MAX_EVENT,
+        max_event_bytes: int = MAX_EVENT,
         random: Callable[[], float] = random,
     ) -> None:
         self.policy = policy or SSEPolicy()
-        self.max_event = max_event
+        self.max_event_bytes = max_event_bytes
         self._random = random
-        WholeEvents(max_event)  # refuses a limit that is none now, and not when the first stream comes
+        WholeEvents(max_event_bytes)  # refuses a limit that is none now, and not when the first stream comes
 
     def __repr__(self) -> str:
         return f"SSEReconnect(max_failures={self.policy.max_failures})"
@@ -201,9 +201,9 @@ class WholeEvents:
         events: a decoder that has seen what was let through, and so knows what to say when connecting again.
     """
 
-    def __init__(self, max_event: int = MAX_EVENT) -> None:
-        self.events = ServerSentEvents(max_event=max_event)
-        self._max_event = max_event
+    def __init__(self, max_event_bytes: int = MAX_EVENT) -> None:
+        self.events = ServerSentEvents(max_event_bytes=max_event_bytes)
+        self._max_event_bytes = max_event_bytes
         self._rest = bytearray()
         self._seen = 0
         self._is_begin = True
@@ -234,8 +234,8 @@ class WholeEvents:
         whole = bytes(rest[:place])
         del rest[:place]
         self._seen = max(len(rest) - 3, 0)  # the end of a block may have begun
-        if len(rest) > self._max_event:
-            raise LimitExceeded(f"an event is larger than max_event={self._max_event} bytes", "max_event")
+        if len(rest) > self._max_event_bytes:
+            raise LimitExceeded(f"an event is larger than max_event_bytes={self._max_event_bytes}", "max_event_bytes")
         self.events.feed(whole)
         return whole
 
@@ -252,7 +252,7 @@ class _Stream(Body):
         self._call_next = call_next
         self._call = call
         self._max_failures = max_failures
-        self._whole = WholeEvents(plugin.max_event)
+        self._whole = WholeEvents(plugin.max_event_bytes)
         self._ready = memoryview(b"")
         self._is_over = False
         self._error: Error | None = None
@@ -329,7 +329,7 @@ class _Stream(Body):
             return request
         octets = identifier.encode("utf-8")
         if len(octets) > MAX_EVENT_ID:
-            raise LimitExceeded(f"the event's id is longer than {MAX_EVENT_ID} bytes", "max_event_id")
+            raise LimitExceeded(f"the event's id is longer than {MAX_EVENT_ID} bytes", "max_event_id_bytes")
         try:
             if octets:
                 request.headers["Last-Event-ID"] = octets

@@ -61,12 +61,12 @@ def _events(content: bytes, step: int) -> None:
     short = [event if event.retry is None or event.retry < 10**12 else None for event in events]
     for found, event in zip(short, events_of(content), strict=True):
         assert found is None or found == event
-    few, _ = _checked(lambda: ServerSentEvents(max_event=LIMIT), content, step)
+    few, _ = _checked(lambda: ServerSentEvents(max_event_bytes=LIMIT), content, step)
     assert few == events[: len(few)]
 
 
 def _lines(content: bytes, step: int) -> None:
-    values, error = _checked(lambda: NDJSON(max_line=LIMIT), content, step)
+    values, error = _checked(lambda: NDJSON(max_line_bytes=LIMIT), content, step)
     expected: list[Any] = []
     for line in content.split(b"\n"):
         if len(line) > LIMIT:
@@ -85,7 +85,7 @@ def _lines(content: bytes, step: int) -> None:
 
 def _parts(content: bytes, step: int) -> None:
     kind = "multipart/mixed; boundary=B"
-    parts, _ = _checked(lambda: MultipartMixed(kind, max_part=LIMIT), content, step)
+    parts, _ = _checked(lambda: MultipartMixed(kind, max_part_bytes=LIMIT), content, step)
     written = b"".join(b"--B\r\n%b\r\n%b\r\n" % (part.headers.encoded(), part.content) for part in parts)
     assert all(len(part.content) <= LIMIT for part in parts)
     assert _outcome(MultipartMixed(kind), [written + b"--B--"]) == (parts, None)

@@ -175,7 +175,7 @@ class AddressGuard:
         allow: what may be reached all the same: networks and addresses ("10.0.0.0/8", "::1"), hosts wherever they are
             ("db.internal", "db.internal:8080"), paths of Unix sockets ("/run/docker.sock").
         deny: what may not, even if `allow` has it.
-        through_proxy: True: let requests go through proxies, whose own addresses are not checked, because the program
+        allow_proxies: True: let requests go through proxies, whose own addresses are not checked, because the program
             chose them. Whom the proxy connects to is then the proxy's business: it must guard itself.
 
     Raises:
@@ -185,10 +185,10 @@ class AddressGuard:
     name = "address-guard"
     honours = frozenset({EVERYTHING})
 
-    def __init__(self, allow: Sequence[str] = (), *, deny: Sequence[str] = (), through_proxy: bool = False) -> None:
+    def __init__(self, allow: Sequence[str] = (), *, deny: Sequence[str] = (), allow_proxies: bool = False) -> None:
         self._allow = parse_rules(allow, "allow")
         self._deny = parse_rules(deny, "deny")
-        self._through_proxy = through_proxy
+        self._allow_proxies = allow_proxies
 
     def refuse(self, route: Route) -> str | None:
         """Takes every route: what it stepped aside for, others would dial."""
@@ -231,8 +231,8 @@ class AddressGuard:
         return stream
 
     async def _dial_through(self, route: Route, connecting: Connecting) -> Stream:
-        if not self._through_proxy:
-            reason = "a proxy is on the way, which resolves it unseen (see AddressGuard, through_proxy)"
+        if not self._allow_proxies:
+            reason = "a proxy is on the way, which resolves it unseen (see AddressGuard, allow_proxies)"
             raise _refused(route.host, None, reason)
         proxy = route.to_proxy()
         before = _proxy.get()

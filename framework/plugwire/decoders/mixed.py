@@ -50,16 +50,16 @@ class MultipartMixed(ItemDecoder[BodyPart]):
 
     Args:
         content_type: of the response, which names the boundary.
-        max_part: bytes of a part's content at most.
+        max_part_bytes: bytes of a part's content at most.
 
     Raises:
         DecodingError: there is no boundary, a part's header section is none, or the last delimiter is missing.
         LimitExceeded: a part, or its header section, is too large.
     """
 
-    def __init__(self, content_type: str | None, *, max_part: int = MAX_ITEM) -> None:
+    def __init__(self, content_type: str | None, *, max_part_bytes: int = MAX_ITEM) -> None:
         super().__init__()
-        self._max_part = checked_limit("max_part", max_part)
+        self._max_part_bytes = checked_limit("max_part_bytes", max_part_bytes)
         found = _BOUNDARY.search(content_type or "")
         if found is None or not (content_type or "").lower().lstrip().startswith("multipart/"):
             raise DecodingError(f"the content-type {(content_type or 'none')[:100]!r} names no boundary of parts")
@@ -104,14 +104,14 @@ class MultipartMixed(ItemDecoder[BodyPart]):
         return True
 
     def _check_size(self, size: int) -> None:
-        if self._state is _State.CONTENT and size - 2 > self._max_part:
-            raise LimitExceeded(f"a part is larger than max_part={self._max_part} bytes", "max_part")
+        if self._state is _State.CONTENT and size - 2 > self._max_part_bytes:
+            raise LimitExceeded(f"a part is larger than max_part_bytes={self._max_part_bytes}", "max_part_bytes")
 
     def _take_head(self) -> bool:
         place = self._buffer.find(b"\r\n\r\n", self._seen)
         self._seen = max(len(self._buffer) - 3, 0)
         if (place if place >= 0 else self._seen) > MAX_PART_HEAD:
-            raise LimitExceeded(f"the head of a part is larger than {MAX_PART_HEAD} bytes", "max_part_head")
+            raise LimitExceeded(f"the head of a part is larger than {MAX_PART_HEAD} bytes", "max_part_head_bytes")
         if place < 0:
             return False
         self._headers = _parsed(bytes(self._buffer[2 : place + 2]))

@@ -19,17 +19,17 @@ class NDJSON(ItemDecoder[Any]):
 
     Args:
         decoder: called with each line (bytes), such as `orjson.loads`.
-        max_line: bytes of one line at most.
+        max_line_bytes: bytes of one line at most.
 
     Raises:
         DecodingError: a line is not JSON; the message has its number.
         LimitExceeded: a line is too long.
     """
 
-    def __init__(self, *, decoder: Callable[[bytes], Any] = json.loads, max_line: int = MAX_ITEM) -> None:
+    def __init__(self, *, decoder: Callable[[bytes], Any] = json.loads, max_line_bytes: int = MAX_ITEM) -> None:
         super().__init__()
         self._decoder = decoder
-        self._max_line = checked_limit("max_line", max_line)
+        self._max_line_bytes = checked_limit("max_line_bytes", max_line_bytes)
         self._open: list[bytes] = []
         self._size = 0
         self._number = 0
@@ -46,8 +46,10 @@ class NDJSON(ItemDecoder[Any]):
 
     def _keep(self, part: bytes) -> None:
         self._size += len(part)
-        if self._size > self._max_line:
-            raise LimitExceeded(f"line {self._number + 1} is longer than max_line={self._max_line}", "max_line")
+        if self._size > self._max_line_bytes:
+            raise LimitExceeded(
+                f"line {self._number + 1} is longer than max_line_bytes={self._max_line_bytes}", "max_line_bytes"
+            )
         if part:
             self._open.append(part)
 

@@ -43,7 +43,7 @@ class ServerSentEvents(ItemDecoder[ServerSentEvent]):
         for event in response.iter_decoded(ServerSentEvents()): ...
 
     Args:
-        max_event: bytes of one event at most, and of one line.
+        max_event_bytes: bytes of one event at most, and of one line.
 
     Attributes:
         last_event_id: the identifier in force: what a client that reconnects says in Last-Event-ID; None before the
@@ -54,9 +54,9 @@ class ServerSentEvents(ItemDecoder[ServerSentEvent]):
         LimitExceeded: an event is too large.
     """
 
-    def __init__(self, *, max_event: int = MAX_ITEM) -> None:
+    def __init__(self, *, max_event_bytes: int = MAX_ITEM) -> None:
         super().__init__()
-        self._max_event = checked_limit("max_event", max_event)
+        self._max_event_bytes = checked_limit("max_event_bytes", max_event_bytes)
         self.last_event_id: str | None = None
         self.retry: int | None = None
         self._open: list[bytes] = []
@@ -98,8 +98,8 @@ class ServerSentEvents(ItemDecoder[ServerSentEvent]):
 
     def _keep(self, part: bytes) -> None:
         self._open_size += len(part)
-        if self._open_size + self._data_size > self._max_event:
-            raise LimitExceeded(f"an event is larger than max_event={self._max_event} bytes", "max_event")
+        if self._open_size + self._data_size > self._max_event_bytes:
+            raise LimitExceeded(f"an event is larger than max_event_bytes={self._max_event_bytes}", "max_event_bytes")
         if part:
             self._open.append(part)
 
