@@ -279,6 +279,41 @@ def test_userinfo(case: Case, client: str) -> None:
         assert (peer.seen[-1].get("authorization"), shown) == case.of(client)
 
 
+@differs("url-type")
+def test_what_the_url_of_a_response_is() -> None:
+    with Recorder() as peer:
+        for client in CLIENTS.values():
+            url = client("GET", peer.url + "/").url
+            assert url == peer.url + "/"
+            assert isinstance(url, str) == (client is by_requests)
+
+
+@differs("base-url", "auth-scope")
+def test_base_url() -> None:
+    def targets(session: Any, *references: str) -> list[str]:
+        for reference in references:
+            session.get(reference)
+        return [seen.target for seen in peer.seen[-len(references) :]]
+
+    with Recorder() as peer, Recorder() as other:
+        for opener in (open_httpx, plugwire.Session):
+            with opener(base_url=f"{peer.url}/v1", auth=("a", "b")) as session:
+                assert targets(session, "users", "/users", "?q=1") == ["/v1/users", "/v1/users"] + (
+                    ["/v1/?q=1"] if opener is open_httpx else ["/v1?q=1"]
+                )
+                session.get(other.url)
+                assert other.seen[-1].get("authorization") == ("Basic YTpi" if opener is open_httpx else None)
+                given = outcome(lambda session=session: targets(session, "../x"))  # type: ignore[misc]
+                assert given == (["/x"] if opener is open_httpx else Raised("InvalidURL"))
+
+        async def ask() -> None:
+            async with aiohttp.ClientSession(f"{peer.url}/v1/") as session, session.get("/users"):
+                pass
+
+        asyncio.run(ask())
+        assert peer.seen[-1].target == "/users"
+
+
 # -- header fields and auth ----------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,8 @@ def test_a_duration_is_a_finite_number_above_0(value: Any) -> None:
     for name in ("total", "head", "pool", "connect", "read", "write"):
         with pytest.raises(UsageError, match=name):
             Timeout(**{name: value})
+    with pytest.raises(UsageError, match=r"Timeout\(connect=\.\.\., read=\.\.\.\)"):
+        make_timeout((3, 30), base=Timeout(), streaming=False)  # type: ignore[arg-type]  # as requests has it
 
 
 def test_a_number_bounds_how_long_one_call_of_the_users_may_block() -> None:

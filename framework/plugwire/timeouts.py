@@ -73,7 +73,10 @@ def make_timeout(value: Timeout | float | None, *, base: Timeout, streaming: boo
     if value is None:
         return Timeout(connect=None, read=None, write=None)
     if not is_seconds(value):
-        raise UsageError(f"timeout={value!r}: a number of seconds above 0, a Timeout, or None")
+        hint = ""
+        if isinstance(value, tuple):  # as requests has it
+            hint = "; (connect, read) is Timeout(connect=..., read=...)"
+        raise UsageError(f"timeout={value!r}: a number of seconds above 0, a Timeout, or None{hint}")
     if streaming:
         return Timeout(head=value, pool=base.pool, connect=base.connect, read=value, write=value)
     return Timeout(total=value, head=base.head, pool=base.pool, connect=base.connect, read=base.read, write=base.write)
