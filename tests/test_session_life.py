@@ -13,10 +13,11 @@ import pytest
 import trio
 
 import plugwire
-from plugwire import Busy, Limits, NetworkError, SessionClosed, UsageError
+from plugwire import Busy, Limits, NetworkError, SessionClosed, UsageError, hookimpl
 from plugwire.events import Close, Open
-from plugwire.testing import ScriptedPeer, Server
+from plugwire.testing import MockTransport, ScriptedPeer, Server
 from plugwire.testing.peer import close, expect_end, expect_head, expect_request, send, wait_for
+from plugwire_plugins import Retries, RetryPolicy
 from worlds import World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -387,6 +388,49 @@ def test_what_a_thread_of_the_parent_holds_hinders_nobody_in_the_child() -> None
             thread.join()
         assert said == b"ok"
         assert len(responses[0].read()) == 500_000
+
+
+class Keeper:
+    """Keeps a lock for the session, which is taken when the process is forked."""
+
+    class Kept:
+        def __init__(self, runtime: object) -> None:
+            self.after_fork()
+
+        def after_fork(self) -> None:
+            self.lock = threading.Lock()
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+
+    @hookimpl
+    async def around_call(self, request: Any, call_next: Any, call: Any) -> Any:
+        self.kept = call.session.state(self, Keeper.Kept)
+        assert self.kept.lock.acquire(blocking=False)
+        try:
+            return await call_next(request)
+        finally:
+            self.kept.lock.release()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_what_plugins_keep_is_told_of_a_fork() -> None:
+    keeper = Keeper()
+    mock = MockTransport({"/": [plugwire.Response(503), plugwire.Response(200)] * 2})
+    retries = Retries(policy=RetryPolicy(backoff=0))
+    with plugwire.Session(plugins=[keeper, retries], transports=[mock]) as session:
+        assert session.get("http://h/").ok
+        buckets = session.view.engine.state(retries, lambda runtime: None)
+        with keeper.kept.lock, buckets._lock:  # type: ignore[attr-defined]  # of that plugin
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                status = 1
+                try:
+                    status = 0 if session.get("http://h/").ok else 2
+                finally:
+                    os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 async def _get(session: Any, url: str) -> None:

@@ -245,6 +245,10 @@ class Engine:
         self._bodies = WeakSet()
         self.waits = Scope()
         self._opening = HandoverLock(self.runtime.waiter)
+        for _, state in list(self._states.values()):
+            after_fork: Callable[[], object] | None = getattr(state, "after_fork", None)
+            if after_fork is not None:
+                after_fork()
 
     # -- the road
 

@@ -748,7 +748,11 @@ class Session(ABC):
         """What a plugin keeps for each session (locks, tokens, counters): made by `make(runtime)` once per session and
         owner, so one plugin object may serve several sessions and worlds. Threads may ask at once. It goes with the
         owner, if nothing in it holds that one; so an owner is an object that lives as long as its state is needed, not
-        a value made for the asking."""
+        a value made for the asking.
+
+        The child of a fork has what its parent had, but none of its threads, so a lock that one of them held is never
+        given back. What `make` returns may have a method `after_fork()`, plain and quick: it is called in the child,
+        before anything else there uses the session."""
 
     @abstractmethod
     @overload

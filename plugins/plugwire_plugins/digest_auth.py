@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import threading
@@ -37,7 +36,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 from unicodedata import normalize
 from urllib.parse import quote
-from weakref import WeakSet
 
 from plugwire import ProtocolError, UsageError
 from plugwire_plugins.challenges import Challenge, parse_challenges, parse_parameters, quoted
@@ -333,10 +331,9 @@ class _Logins:
     """The logins of one session, by origin. Threads share it."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.start_anew()
-        _all.add(self)
+        self.after_fork()
 
-    def start_anew(self) -> None:
+    def after_fork(self) -> None:
         """At first, and in the child of a fork: it would give out the same counts of a nonce as its parent."""
         self._step = threading.Lock()
         self._logins: dict[Origin, Login] = {}
@@ -356,18 +353,6 @@ class _Logins:
         with self._step:
             if login is not None and self._logins.get(origin) is login:
                 del self._logins[origin]
-
-
-_all: WeakSet[_Logins] = WeakSet()
-
-
-def _after_fork() -> None:
-    for logins in list(_all):
-        logins.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _as_bytes(what: str, value: object) -> bytes:

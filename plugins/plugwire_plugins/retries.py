@@ -280,8 +280,12 @@ class _Buckets:
     def __init__(self, budget: RetryBudget, runtime: Runtime) -> None:
         self._budget = budget
         self._now = runtime.now
-        self._lock = threading.Lock()
         self._tokens: dict[Origin, tuple[float, float]] = {}  # how many, and when that was
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """At first, and in the child of a fork, which has none of the threads that hold the lock."""
+        self._lock = threading.Lock()
 
     def deposit(self, origin: Origin) -> None:
         """A call begins."""

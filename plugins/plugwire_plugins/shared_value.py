@@ -21,11 +21,9 @@ Rules that hold, and what breaks without them:
 
 from __future__ import annotations
 
-import os
 import threading
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-from weakref import WeakSet
 
 from plugwire import Cancelled, Error, HeadTimeout, TotalTimeout
 
@@ -51,10 +49,9 @@ class SharedValue(Generic[T]):
     def __init__(self, runtime: Runtime, value: T | None = None) -> None:
         self._runtime = runtime
         self._value = value
-        self.start_anew()
-        _all.add(self)
+        self.after_fork()
 
-    def start_anew(self) -> None:
+    def after_fork(self) -> None:
         """At first, and in the child of a fork, which has none of the threads that make the value or hold the lock."""
         self._step = threading.RLock()  # a finaliser may end a making in the midst of another one's step
         self._making: _Making[T] | None = None
@@ -175,17 +172,6 @@ class _Lead(Generic[T]):
     def __del__(self) -> None:
         self.end(None, None)
 
-
-_all: WeakSet[SharedValue[Any]] = WeakSet()
-
-
-def _after_fork() -> None:
-    for shared in list(_all):
-        shared.start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 _made_here: ContextVar[tuple[SharedValue[Any], ...]] = ContextVar("plugwire_made_here", default=())
 

@@ -26,7 +26,6 @@ import threading
 from copy import copy
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from weakref import WeakSet
 
 from plugwire.errors import UsageError
 from plugwire.protocols import Address
@@ -144,10 +143,9 @@ class _Names:
 
     def __init__(self, cache: _Cache) -> None:
         self._cache = cache
-        self.start_anew()
-        _all_names.add(self)
+        self.after_fork()
 
-    def start_anew(self) -> None:
+    def after_fork(self) -> None:
         """At first, and in the child of a fork, which has none of the threads that look up or hold the lock."""
         self._lock = threading.Lock()
         self._looking: dict[str, _LookUp] = {}
@@ -285,14 +283,11 @@ class _Threads:
 
 
 _threads = _Threads()
-_all_names: WeakSet[_Names] = WeakSet()
 
 
 def _after_fork() -> None:
     global _threads
     _threads = _Threads()
-    for names in list(_all_names):
-        names.start_anew()
 
 
 if hasattr(os, "register_at_fork"):
