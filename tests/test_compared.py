@@ -20,6 +20,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -1002,6 +1003,34 @@ def test_errors(case: Case, client: str, names: Names) -> None:
         closed.bind(("127.0.0.1", 0))
         url = case.given.format(closed=closed.getsockname()[1])
         assert outcome(lambda: CLIENTS[client]("GET", url, timeout=10)) == Raised(case.of(client))
+
+
+SHORT, LONG = 0.05, 30.0
+
+
+def limits(client: str, *, connect: float, read: float) -> Any:
+    """Two of the time-outs, as each client spells them."""
+    return {
+        "requests": (connect, read),
+        "httpx": httpx.Timeout(LONG, connect=connect, read=read),
+        "plugwire": plugwire.Timeout(connect=connect, read=read),
+    }[client]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_time_outs_of_one_step(client: str) -> None:
+    release = threading.Event()
+    with Recorder(lambda seen: answer() if release.wait(LONG) else b"") as peer:
+        timeout = limits(client, connect=LONG, read=SHORT)
+        assert outcome(lambda: CLIENTS[client]("GET", peer.url, timeout=timeout)) == Raised("ReadTimeout")
+        release.set()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as filling:
+        for _ in range(3):
+            one = filling.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        url, timeout = f"http://127.0.0.1:{full.getsockname()[1]}/", limits(client, connect=SHORT, read=LONG)
+        assert outcome(lambda: CLIENTS[client]("GET", url, timeout=timeout)) == Raised("ConnectTimeout")
 
 
 @differs("timeout-total")
