@@ -164,6 +164,23 @@ def test_a_name_that_nobody_has() -> None:
     assert all(hint(place, "headres") == "" for place in Place)
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "ours"),
+    [
+        ("tls", False, "TLSConfig(verify=False)"),
+        ("tls", "ca.pem", "TLSConfig(ca_file=...)"),
+        ("auth", "token", "BearerAuth(token)"),
+        ("auth", lambda request: request, "around_send"),
+        ("timeout", (3, 30), "Timeout(connect=..., read=...)"),
+        ("proxy", {"https://": "http://proxy.example"}, "a key is 'http', 'https' or 'all'"),
+        ("cookies", {"a": "1"}, "base_url="),
+    ],
+)
+def test_a_value_as_others_have_it_names_ours(keyword: str, value: Any, ours: str) -> None:
+    with pytest.raises(plugwire.UsageError, match=re.escape(ours)):
+        plugwire.Session(**{keyword: value})
+
+
 # -- that ours exists ----------------------------------------------------------------------------------------------
 
 

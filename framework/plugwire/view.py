@@ -461,7 +461,7 @@ def _check_framing(own: Headers, request: Request) -> None:
 def _checked_tls(value: Any) -> TLSConfig | None:
     if value is None or isinstance(value, TLSConfig):
         return value
-    raise UsageError(f"tls={value!r}: a TLSConfig")
+    raise UsageError(f"tls={value!r}: a TLSConfig(ca_file=...), TLSConfig(verify=False), TLSConfig(context=...), ...")
 
 
 def checked_versions(value: Any) -> tuple[str, ...]:
@@ -483,7 +483,7 @@ def checked_auth(value: Any) -> Any:
             return basic_auth(*value)
         case _:
             pass
-    raise UsageError("auth=: an object with around_send, (user, password), or None")
+    raise UsageError("auth=: (user, password), BearerAuth(token) or another object with around_send, or None")
 
 
 def _observed(
