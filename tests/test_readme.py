@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import io
 import re
+import tomllib
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -88,3 +89,8 @@ def test_the_code_runs(servers: dict[str, str]) -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
         assert (README.parent / target).exists(), target
+
+
+def test_every_extra_is_named() -> None:
+    extras = tomllib.loads((README.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"`plugwire\[(\w+)\]`", README.read_text())) == set(extras)
