@@ -23,7 +23,7 @@ import plugwire
 from peers.httpbin import HTTPBin
 from plugwire import Response
 from plugwire.spellings import SPELLINGS, Place
-from plugwire.testing import Server
+from plugwire.testing import MockTransport, Server
 from proxy_peer import ProxyPeer
 from unix_door import Door
 
@@ -168,6 +168,22 @@ def table(place: Place) -> str:
 def test_the_tables_of_names_are_those_of_the_errors(place: Place) -> None:
     heading = place.value[0].upper() + place.value[1:]
     assert f"\n### {heading}\n\n{table(place)}\n" in PAGE.read_text()
+
+
+def test_names_that_mean_something_else() -> None:
+    assert not issubclass(plugwire.Timeout, Exception)
+    assert issubclass(plugwire.ConnectError, ConnectionError)
+    assert issubclass(plugwire.ConnectTimeout, TimeoutError)
+    assert str(plugwire.URL("http://me:secret@h/")) == "http://me:***@h/"
+    mock = MockTransport(lambda request: Response(200, text="ab", headers={"set-cookie": "a=1"}))
+    with plugwire.Session(transports=[mock]) as session:
+        response = session.post("http://h/", json={})
+        assert response.cookies == {"a": "1"}
+        assert response.request is not None
+        assert response.request.content == b"{}"
+        with session.open_request("GET", "http://h/").send() as response:
+            assert response.read(1) == b"a"
+            assert list(response.iter_bytes(1)) == [b"b"]
 
 
 def test_links_within_the_page_lead_somewhere() -> None:

@@ -1005,6 +1005,12 @@ def test_errors(case: Case, client: str, names: Names) -> None:
         assert outcome(lambda: CLIENTS[client]("GET", url, timeout=10)) == Raised(case.of(client))
 
 
+@cases(Case("nobody known", "CertificateError", requests=("errors", "SSLError"), httpx=("errors", "ConnectError")))
+def test_certificates(case: Case, client: str) -> None:
+    with Recorder(tls=True) as peer:
+        assert outcome(lambda: CLIENTS[client]("GET", peer.url)) == Raised(case.of(client))
+
+
 SHORT, LONG = 0.05, 30.0
 
 
