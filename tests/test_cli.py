@@ -219,7 +219,10 @@ def test_plugins_lists_what_is_shipped(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     for name in ("http/1.1", "tls", "retries", "wirelog"):
         assert f"\n  {name} " in out
-    assert "shipped" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert "retries plugwire_plugins.retries:Retries shipped, if named" in lines
+    assert "redirects plugwire_plugins.redirects:Redirects shipped, in every session" in lines
+    assert "tcp plugwire_transports.tcp:TCP shipped, in every session" in lines
 
 
 def test_plugins_lists_what_is_installed_with_its_origin(

@@ -70,53 +70,71 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"plugwire {plugwire.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="run the seven steps of an HTTP client against an embedded server")
+    seven = "run the seven steps of an HTTP client against an embedded server"
+    demo = commands.add_parser("demo", help=seven, description="R" + seven[1:] + ".")
     demo.set_defaults(run=_demo)
 
     get = commands.add_parser(
         "get",
         help="fetch a URL",
-        description="Fetch a URL; the body goes to stdout. Redirects are followed.",
+        description="Fetch a URL; the body, decoded, goes to stdout. Redirects are followed.",
         epilog="A response with a status of 400 or above is printed like any other; the exit status is then 1.",
     )
     get.add_argument("url", metavar="URL")
-    get.add_argument("-i", "--include", action="store_true", help="print the final response's head before the body")
-    get.add_argument("-o", "--output", metavar="FILE", help="write the body to a file; progress on a terminal")
     get.add_argument("--trace", action="store_true", help="print each step with its time in ms to stderr")
-    get.add_argument("-X", "--method", metavar="METHOD", help="GET is the default, POST with -d")
-    get.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header field")
-    get.add_argument("-d", "--data", metavar="DATA", help="the request's body; @FILE: of a file, @-: of stdin")
-    get.add_argument("--no-redirects", action="store_true", help="print a redirect like any other response")
-    get.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
-    get.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
+    request = get.add_argument_group("request")
+    request.add_argument("-X", "--method", metavar="METHOD", help="GET is the default, POST with -d")
+    request.add_argument("-H", "--header", metavar="'NAME: VALUE'", action="append", default=[], help="a header field")
+    request.add_argument("-d", "--data", metavar="DATA", help="the request's body; @FILE: of a file, @-: of stdin")
+    response = get.add_argument_group("response")
+    response.add_argument(
+        "-i", "--include", action="store_true", help="print the final response's head before the body"
+    )
+    response.add_argument("-o", "--output", metavar="FILE", help="write the body to a file; progress on a terminal")
+    response.add_argument("--no-redirects", action="store_true", help="print a redirect like any other response")
+    time = get.add_argument_group("time")
+    time.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
+    time.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
     _add_way(get)
-    _add_tls(get)
     get.set_defaults(run=_get)
 
-    explain = commands.add_parser("explain", help="say what a call would do, without any I/O")
+    explain = commands.add_parser(
+        "explain",
+        help="say what a call would do, without any I/O",
+        description="Say what a call would do, without any I/O: the plugins by stage, outermost first, the route, who "
+        "makes the connection and why the others do not, time-outs and options.",
+    )
     explain.add_argument("url", metavar="URL")
-    explain.add_argument("-X", "--method", metavar="METHOD", default="GET")
+    explain.add_argument("-X", "--method", metavar="METHOD", default="GET", help="GET is the default")
     explain.add_argument("--plugin", metavar="NAME", action="append", default=[], help="with this plugin, too")
     explain.add_argument("--transport", metavar="NAME", action="append", default=[], help="with this transport, too")
     _add_way(explain)
-    _add_tls(explain)
     explain.set_defaults(run=_explain)
 
-    plugins = commands.add_parser("plugins", help="list the transports and plugins that are shipped and installed")
+    plugins = commands.add_parser(
+        "plugins",
+        help="list the transports and plugins that are shipped and installed",
+        description="List the transports and plugins that can be given to a session by name, shipped and installed.",
+    )
     plugins.set_defaults(run=_plugins)
     return parser
 
 
 def _add_way(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--unix-socket", metavar="PATH", help="connect to this Unix socket in place of the URL's host")
-    parser.add_argument(
+    way = parser.add_argument_group("connection")
+    way.add_argument(
+        "-x", "--proxy", metavar="URL", help="by this proxy; 'none': by none, whatever the environment says"
+    )
+    way.add_argument("--unix-socket", metavar="PATH", help="connect to this Unix socket in place of the URL's host")
+    way.add_argument(
         "--resolve",
         metavar="HOST:PORT:ADDRESS[,ADDRESS...]",
         action="append",
         default=[],
         help="where this host is, whatever DNS says",
     )
-    parser.add_argument("-x", "--proxy", metavar="URL", help="by this proxy; 'none': by none at all")
+    way.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+    way.add_argument("--ca-file", metavar="FILE", help="trust these CA certificates (PEM); 'system': the system's")
 
 
 def way_of(options: Any) -> dict[str, Any]:
@@ -138,11 +156,6 @@ def way_of(options: Any) -> dict[str, Any]:
 
         keywords["transports"] = [pinned_hosts(pins)]
     return keywords
-
-
-def _add_tls(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
-    parser.add_argument("--ca-file", metavar="FILE", help="trust these CA certificates (PEM); 'system': the system's")
 
 
 def tls_of(options: Any) -> plugwire.TLSConfig:
@@ -179,11 +192,21 @@ def _explain(options: Any) -> int:
 
 
 def _plugins(options: Any) -> int:
-    from plugwire.registry import SHIPPED_PLUGINS, SHIPPED_TRANSPORTS, entry_points
+    from plugwire.registry import (
+        DEFAULT_PLUGINS,
+        DEFAULT_TRANSPORTS,
+        SHIPPED_PLUGINS,
+        SHIPPED_TRANSPORTS,
+        entry_points,
+    )
 
+    defaults = {*DEFAULT_PLUGINS, *(name for names in DEFAULT_TRANSPORTS.values() for name in names)}
     for group, shipped in (("plugwire.transports", SHIPPED_TRANSPORTS), ("plugwire.plugins", SHIPPED_PLUGINS)):
         installed = entry_points(group)
-        rows = [(name, value, "shipped") for name, value in shipped.items()]
+        rows = [
+            (name, value, "shipped, in every session" if name in defaults else "shipped, if named")
+            for name, value in shipped.items()
+        ]
         for name, point in installed.items():
             if name in shipped and point.value == shipped[name]:
                 continue

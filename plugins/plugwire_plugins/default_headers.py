@@ -37,7 +37,7 @@ class DefaultHeaders:
         self.headers = Headers([(name, value) for name, value in given if value is not None])
 
     def __repr__(self) -> str:
-        return f"DefaultHeaders({dict(self.headers.items())})"
+        return f"DefaultHeaders({self.headers.get('user-agent')!r}, {self.headers.get('accept')!r})"
 
     @hookimpl
     async def session_opened(self, session: Session) -> None:
