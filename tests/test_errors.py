@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import re
 import socket
 import threading
 from typing import TYPE_CHECKING, Any
@@ -411,6 +412,17 @@ def test_what_else_they_are() -> None:
     assert not issubclass(errors.TimedOut, errors.NetworkError)
     assert not issubclass(errors.Refused, Error)
     assert not issubclass(errors.Discarded, Error)
+
+
+def test_the_tree_of_errors_is_drawn_as_it_stands() -> None:
+    drawn: list[tuple[str, str]] = []
+    above: list[str] = ["Exception"]
+    for line in re.findall(r"^    ( *\w.*)$", errors.__doc__ or "", re.MULTILINE):
+        depth = (len(line) - len(line.lstrip())) // 4 + 1
+        names = re.split(r"\s{2,}", line.strip())[0].split(", ")
+        drawn += [(above[depth - 1], name) for name in names]
+        above[depth:] = [names[-1]]
+    assert sorted(drawn) == sorted((kind.__bases__[0].__name__, kind.__name__) for kind in errors.PUBLIC)
 
 
 @pytest.mark.parametrize("kind", errors.PUBLIC)

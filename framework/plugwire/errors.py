@@ -2,13 +2,30 @@
 
 One root, `Error`. The *type* tells the phase and who is to blame; the attributes tell the rest:
 
-- `UsageError`: the caller (or a plugin) is to blame; nothing was sent.
-- `TimedOut`: a budget of `Timeout` is used up; also a `TimeoutError`.
-- `NetworkError`: the network or the way to the peer; also a `ConnectionError`.
-- `TLSError`: the handshake or the certificate.
-- `PeerError`: the peer broke the protocol, or went over a limit.
-- `ResponseError`: a complete response that the caller asked to have treated as an error.
-- `Cancelled`: somebody called `call.cancel()`. asyncio's and trio's own cancellation passes through untouched.
+    Error
+        UsageError                  the caller (or a plugin) is to blame
+            InvalidURL, InvalidHeader, UnknownOption            also a `ValueError`
+            NoTransport
+            BodyUnread, NotReplayable, Busy, SessionClosed
+            PluginError
+                Suspended
+        TimedOut                    a budget of `Timeout` is used up; also a `TimeoutError`
+            TotalTimeout, HeadTimeout, PoolTimeout, ConnectTimeout, WriteTimeout, ReadTimeout
+        NetworkError                the network or the way to the peer; also a `ConnectionError`
+            ResolveError
+                AddressRefused
+            ConnectError, WriteError, ReadError, ConnectionClosed
+            TLSError
+                CertificateError
+            ProxyError
+        Cancelled                   `call.cancel()`; asyncio's and trio's own cancellation passes through untouched
+        PeerError                   the peer broke the protocol, or went over a limit
+            ProtocolError
+                IncompleteBody, StreamReset
+            LimitExceeded
+            DecodingError           also a `ValueError`
+        ResponseError               a complete response that is treated as an error
+            HTTPStatusError, TooManyRedirects, UnsafeRedirect
 
 No exception of another library leaves plugwire, and all of these can be pickled: what cannot travel (a request, a live
 response) is left behind.
@@ -102,7 +119,8 @@ def _rebuild(kind: type[Error], args: tuple[Any, ...], state: dict[str, Any]) ->
 
 
 class UsageError(Error):
-    """The caller asked for something that cannot be; refused before any I/O."""
+    """The caller asked for something that cannot be. Refused before any I/O, where that can be seen before: that a body
+    cannot be sent again, say, comes to light when a redirect asks for it. `sent` tells."""
 
 
 class InvalidURL(UsageError, ValueError):
@@ -358,8 +376,6 @@ PUBLIC: Sequence[type[Error]] = (
     Error, UsageError, InvalidURL, InvalidHeader, UnknownOption, NoTransport, BodyUnread, NotReplayable, Busy,
     SessionClosed, PluginError, Suspended, TimedOut, TotalTimeout, HeadTimeout, PoolTimeout, ConnectTimeout,
     WriteTimeout, ReadTimeout, NetworkError, ResolveError, AddressRefused, ConnectError, WriteError, ReadError,
-    ConnectionClosed,
-    TLSError, CertificateError, ProxyError, Cancelled, PeerError, ProtocolError, IncompleteBody, StreamReset,
-    LimitExceeded, DecodingError, ResponseError, HTTPStatusError, TooManyRedirects,
-    UnsafeRedirect,
+    ConnectionClosed, TLSError, CertificateError, ProxyError, Cancelled, PeerError, ProtocolError, IncompleteBody,
+    StreamReset, LimitExceeded, DecodingError, ResponseError, HTTPStatusError, TooManyRedirects, UnsafeRedirect,
 )  # fmt: skip
