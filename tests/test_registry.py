@@ -15,7 +15,8 @@ import pytest
 import plugwire
 import plugwire.events
 from plugwire import PluginError, Response, Session, UnknownOption, UsageError, hookimpl
-from plugwire.registry import DEFAULT_PLUGINS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS, entry_points
+from plugwire.registry import entry_points
+from plugwire.shipped import DEFAULT_PLUGINS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS
 from plugwire.testing import MockTransport
 from third_party.memory_transport import Memory
 from worlds import World

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import plugwire
-from plugwire.registry import DEFAULT_PLUGINS, DEFAULT_TRANSPORTS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS
+from plugwire.shipped import DEFAULT_PLUGINS, DEFAULT_TRANSPORTS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -152,7 +152,7 @@ def way_of(options: Any) -> dict[str, Any]:
             raise plugwire.UsageError(f"--resolve {text}: {reason}")
         pins[found[1]] = found[2].split(",")
     if pins:
-        from plugwire.registry import pinned_hosts
+        from plugwire.shipped import pinned_hosts
 
         keywords["transports"] = [pinned_hosts(pins)]
     return keywords
@@ -192,13 +192,8 @@ def _explain(options: Any) -> int:
 
 
 def _plugins(options: Any) -> int:
-    from plugwire.registry import (
-        DEFAULT_PLUGINS,
-        DEFAULT_TRANSPORTS,
-        SHIPPED_PLUGINS,
-        SHIPPED_TRANSPORTS,
-        entry_points,
-    )
+    from plugwire.registry import entry_points
+    from plugwire.shipped import DEFAULT_PLUGINS, DEFAULT_TRANSPORTS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS
 
     defaults = {*DEFAULT_PLUGINS, *(name for names in DEFAULT_TRANSPORTS.values() for name in names)}
     for group, shipped in (("plugwire.transports", SHIPPED_TRANSPORTS), ("plugwire.plugins", SHIPPED_PLUGINS)):

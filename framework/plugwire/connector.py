@@ -30,16 +30,8 @@ from plugwire.errors import (
 from plugwire.events import TLS as TLSStep
 from plugwire.events import Resolve
 from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, TLS, Address, Connection, Stream
-from plugwire.registry import (
-    DEFAULT_TRANSPORTS,
-    ROLES,
-    SHIPPED_TRANSPORTS,
-    entry_points,
-    find_transport,
-    roles_of,
-    shipped_transport,
-    worlds_of,
-)
+from plugwire.registry import ROLES, entry_points, find_transport, roles_of, worlds_of
+from plugwire.shipped import DEFAULT_TRANSPORTS, SHIPPED_TRANSPORTS, shipped_transport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

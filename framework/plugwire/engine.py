@@ -31,8 +31,9 @@ from plugwire.pool import Pool, PoolStats
 from plugwire.pool_places import Share, Slot, Ticket
 from plugwire.pool_table import COMPANY
 from plugwire.proxies import check_credentials
-from plugwire.registry import COOKIES, cookie_jar, watched
+from plugwire.registry import watched
 from plugwire.runtimes.locks import HandoverLock
+from plugwire.shipped import COOKIES, cookie_jar
 from plugwire.timeouts import Deadline
 from plugwire.url import is_bound
 

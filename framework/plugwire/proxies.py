@@ -112,7 +112,7 @@ class Proxy:
         """What runs around each request to the proxy: `auth`, of which a pair means Basic (RFC 7617); None: nothing."""
         match self.auth:
             case (str() as user, str() as password):
-                from plugwire.registry import basic_auth
+                from plugwire.shipped import basic_auth
 
                 return basic_auth(user, password)
             case auth:

@@ -2,10 +2,9 @@
 
 Three things are kept apart:
 
-- *Finding.* A plugin or transport is given as an object, or by name. Names of shipped ones stand in the tables below
-  with their import strings (a test holds them against our own entry points), so default use looks nothing up. Any other
-  name makes the registry scan the environment's entry points, once per process. A package that is merely installed is
-  never used: only what the program itself names.
+- *Finding.* A plugin or transport is given as an object, or by name. Names of shipped ones stand in the tables of
+  `shipped`, so default use looks nothing up. Any other name makes the registry scan the environment's entry points,
+  once per process. A package that is merely installed is never used: only what the program itself names.
 - *Checking.* pluggy validates signatures; what pluggy lets through and we do not is refused in `_Manager`. Whatever is
   wrong is said in the session's constructor, with the plugin's name, before any I/O.
 - *Order.* pluggy runs the last registered first. We keep list order ourselves: first listed is outermost, and the
@@ -17,14 +16,13 @@ After the constructor nothing can be registered.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cached_property, lru_cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
-from plugwire.errors import PluginError, UnknownOption, UsageError
+from plugwire.errors import PluginError, UsageError
 from plugwire.events import ALL, Event
 from plugwire.hookspecs import (
     ASYNC_HOOKS,
@@ -36,60 +34,16 @@ from plugwire.hookspecs import (
     Hooks,
     Stage,
 )
+from plugwire.shipped import DEFAULT_PLUGINS, SHIPPED_PLUGINS, SHIPPED_TRANSPORTS, imported
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from plugwire.call import Call
-    from plugwire.cookie_store import CookieStore
     from plugwire.messages import AsyncResponse, Request
     from plugwire.protocols import Transport
-    from plugwire.url import URL
 
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
-
-SHIPPED_PLUGINS: Final[Mapping[str, str]] = {
-    "cookies": "plugwire_plugins.cookies:Cookies",
-    "decompress": "plugwire_plugins.decompress:Decompress",
-    "default-headers": "plugwire_plugins.default_headers:DefaultHeaders",
-    "redirects": "plugwire_plugins.redirects:Redirects",
-    "retries": "plugwire_plugins.retries:Retries",
-    "sse-reconnect": "plugwire_plugins.sse:SSEReconnect",
-    "wirelog": "plugwire_plugins.wirelog:WireLog",
-}
-DEFAULT_PLUGINS: Final[tuple[str, ...]] = ("default-headers", "cookies", "redirects", "decompress")
-
-BASIC_AUTH: Final = "plugwire_plugins.basic_auth:BasicAuth"
-"""What `auth=(user, password)` means. No plugin: it has no place among a session's hooks, and no entry point."""
-
-PINNED_HOSTS: Final = "plugwire_transports.pinned_hosts:PinnedHosts"
-"""What `--resolve` means. It cannot be given by name, without arguments, so it has no entry point."""
-
-COOKIES: Final = "cookies"
-"""The name of the plugin without which a session keeps no cookies."""
-
-COOKIE_JAR: Final = "plugwire_plugins.cookie_jar:CookieJar"
-"""What `session.cookies` is unless the program gave another `CookieStore`."""
-
-SHIPPED_TRANSPORTS: Final[Mapping[str, str]] = {
-    "address-guard": "plugwire_transports.address_guard:AddressGuard",
-    "system": "plugwire_transports.resolver:SystemResolver",
-    "http-proxy": "plugwire_transports.proxy:HTTPProxy",
-    "socks": "plugwire_transports.socks:SOCKS",
-    "tcp": "plugwire_transports.tcp:TCP",
-    "unix": "plugwire_transports.unix:Unix",
-    "tls": "plugwire_transports.tls:TLSSecurer",
-    "h2": "plugwire_transports.http2:HTTP2",
-    "http/1.1": "plugwire_transports.http11:HTTP11",
-}
-DEFAULT_TRANSPORTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "resolver": ("system",),
-    "dialler": ("http-proxy", "socks", "unix", "tcp"),
-    "securer": ("tls",),
-    "speaker": ("h2", "http/1.1"),
-    "whole": (),
-}
-"""The shipped transports of each role, in the order in which they are asked, after the user's."""
 
 WORLDS: Final = ("blocking", "asyncio", "trio")
 
@@ -472,7 +426,7 @@ def _manager() -> Any:
 def _found(name: str, group: str, shipped: Mapping[str, str]) -> object:
     """The object that a name stands for."""
     if name in shipped:
-        return _made(_imported(shipped[name]))
+        return _made(imported(shipped[name]))
     point = entry_points(group).get(name)
     if point is None:
         known = sorted({*shipped, *entry_points(group)})
@@ -485,13 +439,6 @@ def _found(name: str, group: str, shipped: Mapping[str, str]) -> object:
         raise PluginError(
             f"{name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}", name
         ) from error
-
-
-def _imported(path: str) -> Any:
-    from importlib import import_module
-
-    module, _, attribute = path.partition(":")
-    return getattr(import_module(module), attribute)
 
 
 def _made(value: Any) -> object:
@@ -510,11 +457,6 @@ def entry_points(group: str) -> Mapping[str, EntryPoint]:
     for point in scan(group=group):
         found.setdefault(point.name, point)  # as imports have it: the first on the path wins
     return found
-
-
-def shipped_transport(name: str) -> Transport:
-    """A new object of a shipped transport."""
-    return _imported(SHIPPED_TRANSPORTS[name])()  # type: ignore[no-any-return]  # the table says what it is
 
 
 def find_transport(item: object) -> Transport:
@@ -542,164 +484,3 @@ def find_transport(item: object) -> Transport:
 def roles_of(transport: object) -> tuple[str, ...]:
     """The roles that a transport plays."""
     return tuple(role for role, method in ROLES.items() if callable(getattr(transport, method, None)))
-
-
-# -- options -------------------------------------------------------------------------------------------------------
-
-
-class Options:
-    """The declared options of a session: which type owns which name, and what the session set."""
-
-    def __init__(
-        self, kinds: Sequence[tuple[type, str]], route_names: frozenset[str], given: Mapping[str, object] | None
-    ) -> None:
-        self._owner: dict[str, type] = {}
-        self._kinds = [kind for kind, _ in kinds]
-        self.route_names = route_names
-        claimed: dict[str, str] = dict.fromkeys(route_names, "the route")
-        for kind, plugin in kinds:
-            for field in fields(kind):
-                other = claimed.get(field.name)
-                if other is not None and self._owner.get(field.name) is not kind:
-                    raise UnknownOption(f"the option {field.name!r} is claimed by both {other} and {plugin}")
-                claimed[field.name] = plugin
-                self._owner[field.name] = kind
-        self._base: dict[type, Any] = {}
-        given = given or {}
-        self.check(given)
-        for kind in self._kinds:
-            mine = {name: value for name, value in given.items() if self._owner.get(name) is kind}
-            self._base[kind] = self._build(kind, mine)
-        self.route_base = {name: value for name, value in given.items() if name in route_names}
-
-    def overlaid(self, given: Mapping[str, object]) -> Options:
-        """The same declarations with other values of the session."""
-        return Options([(kind, kind.__name__) for kind in self._kinds], self.route_names, given)
-
-    def check(self, given: Mapping[str, object]) -> None:
-        """Raises `UnknownOption` for a name that nobody declared, or a value of the wrong type or that its class
-        refuses."""
-        if not isinstance(given, Mapping):
-            raise UsageError(f"options={given!r}: a mapping of names to values")
-        for name, value in given.items():
-            if name in self.route_names:
-                continue
-            owner = self._owner.get(name)
-            if owner is None:
-                from difflib import get_close_matches
-
-                known = sorted({*self._owner, *self.route_names})
-                close = get_close_matches(name, known, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
-                raise UnknownOption(f"unknown option {name!r}{hint}")
-            _check_type(owner, name, value)
-        # What the class itself says of its values is said now, before any I/O, and not when a plugin asks.
-        for kind in self._base:
-            self.of(kind, given)
-
-    def of(self, kind: type, given: Mapping[str, object]) -> Any:
-        """The values of one declared type: defaults, overlaid with the session's, overlaid with `given`."""
-        base = self._base.get(kind)
-        if base is None:
-            raise UnknownOption(f"{kind.__name__} was not declared by any plugin of this session (option_types)")
-        if not given:
-            return base
-        mine = {name: value for name, value in given.items() if self._owner.get(name) is kind}
-        if not mine:
-            return base
-        return self._build(kind, {**{f.name: getattr(base, f.name) for f in fields(kind)}, **mine})
-
-    @staticmethod
-    def _build(kind: type, values: Mapping[str, object]) -> Any:
-        try:
-            return kind(**values)
-        except UsageError:
-            raise
-        except (TypeError, ValueError) as error:
-            raise UnknownOption(f"options of {kind.__name__}: {error}") from error
-
-
-def _check_type(kind: type, name: str, value: object) -> None:
-    """Refuse a value whose type is plainly not the declared one. Only plain types and unions of them are checked;
-    what a field means beyond that, its class checks itself."""
-    wanted = _hints(kind).get(name)
-    allowed = _plain_types(wanted)
-    if allowed is None:
-        return
-    if (isinstance(value, bool) and bool not in allowed) or not isinstance(value, allowed):
-        raise UnknownOption(
-            f"option {name}={value!r}: {wanted if isinstance(wanted, str) else _spelled(wanted)} is wanted"
-        )
-
-
-@lru_cache(maxsize=256)
-def _hints(kind: type) -> Mapping[str, Any]:
-    from typing import get_type_hints
-
-    try:
-        return get_type_hints(kind)
-    except Exception:  # annotations that only a type checker can resolve: then the class checks its values itself
-        return {}
-
-
-def _plain_types(wanted: Any) -> tuple[type, ...] | None:
-    from types import NoneType, UnionType
-    from typing import Union, get_args, get_origin
-
-    if wanted is None or wanted is NoneType:
-        return (NoneType,) if wanted is NoneType else None
-    if wanted is float:
-        return (float, int)
-    if get_origin(wanted) in (UnionType, Union):
-        parts = [_plain_types(part) for part in get_args(wanted)]
-        return None if any(part is None for part in parts) else tuple(kind for part in parts for kind in part or ())
-    origin = get_origin(wanted) or wanted
-    return (origin,) if isinstance(origin, type) and origin not in (object, Callable) else None
-
-
-def _spelled(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) else str(wanted)
-
-
-def basic_auth(user: str, password: str) -> Any:
-    """The auth object that `auth=(user, password)` means."""
-    return _imported(BASIC_AUTH)(user, password)
-
-
-def pinned_hosts(hosts: Mapping[str, Sequence[str]]) -> Transport:
-    """The resolver that `plugwire get --resolve` means."""
-    return _imported(PINNED_HOSTS)(hosts)  # type: ignore[no-any-return]  # the constant says what it is
-
-
-def cookie_jar() -> CookieStore:
-    """A new, empty jar."""
-    return _imported(COOKIE_JAR)()  # type: ignore[no-any-return]  # the string says what it is
-
-
-def jar_of(given: object, base_url: URL | None) -> CookieStore:
-    """The jar that a session's `cookies=` means: itself, or a new one with what another kind of jar or a mapping holds.
-
-    Raises:
-        UsageError: it is none of these, or a mapping in a session that has no base_url to say whom it is for.
-    """
-    from plugwire.cookie_store import CookieStore
-
-    if isinstance(given, CookieStore):
-        return given
-    # Not imported for this: whoever has such a jar has imported it.
-    theirs = sys.modules.get("http.cookiejar")
-    if theirs is not None and isinstance(given, theirs.CookieJar):
-        return _imported(COOKIE_JAR).from_cookiejar(given)  # type: ignore[no-any-return]  # the string says what it is
-    if not isinstance(given, Mapping):
-        raise UsageError(f"cookies={type(given).__name__}: a mapping, a CookieJar, or an http.cookiejar.CookieJar")
-    jar = cookie_jar()
-    mapping = cast("Mapping[str, str]", given)
-    if not mapping:
-        return jar
-    if base_url is None:
-        raise UsageError(
-            "cookies={...} does not say whom the cookies are for, and without base_url= they would go to everybody: "
-            "give base_url=, or a CookieJar, or use session.cookies.set(name, value, domain=...)"
-        )
-    jar.update(mapping, url=base_url)
-    return jar

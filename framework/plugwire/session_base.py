@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, Self, Unpack
 
 from plugwire.config import ContentOptions, Limits, TLSConfig
 from plugwire.connector import Connector
+from plugwire.declared_options import Options
 from plugwire.engine import Engine
 from plugwire.errors import UsageError
-from plugwire.registry import COOKIES, Options, collect_plugins, jar_of
+from plugwire.registry import collect_plugins
 from plugwire.route import HTTP_VERSIONS
+from plugwire.shipped import COOKIES, jar_of
 from plugwire.timeouts import Timeout
 from plugwire.view import ROUTE_OPTIONS, View, refuse_unknown
 

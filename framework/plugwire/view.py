@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from plugwire.bodies import JSONEncoder
     from plugwire.config import CallOptions
     from plugwire.cookie_store import CookieStore
+    from plugwire.declared_options import Options
     from plugwire.engine import Engine
     from plugwire.events import Event
     from plugwire.messages import AsyncResponse, AuthTypes, HeaderTypes, ParamTypes
     from plugwire.protocols import Observer, Runtime
-    from plugwire.registry import Options
     from plugwire.url import Origin
 
 T = TypeVar("T")
@@ -478,7 +478,7 @@ def checked_auth(value: Any) -> Any:
         return value
     match value:
         case (str(), str()):
-            from plugwire.registry import basic_auth
+            from plugwire.shipped import basic_auth
 
             return basic_auth(*value)
         case _:
