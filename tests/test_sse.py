@@ -457,3 +457,14 @@ def test_by_its_name() -> None:
     with plugwire.Session(plugins=["sse-reconnect"], transports=[MockTransport({"/": Response(200)})]) as session:
         assert "SSEReconnect" in repr(SSEReconnect())
         assert session.get("http://h/").status_code == 200
+
+
+@pytest.mark.parametrize("begin", [b": ", b"data: ", b"\n: ", b"data: a\n\n: "])
+def test_what_does_not_end_is_searched_once(begin: bytes) -> None:
+    """Read in quadratic time it would take the suite's patience: of 4 MB in pieces of a packet's size, two minutes."""
+    whole = WholeEvents()
+    came = whole.feed(begin)
+    for _ in range(15_000):
+        came += whole.feed(b"x" * 1000)
+    assert came in (b"", b"\n", b"data: a\n\n")
+    assert came + whole.feed(b"\n\n") == begin + b"x" * 15_000_000 + b"\n\n"

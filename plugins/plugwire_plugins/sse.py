@@ -72,7 +72,7 @@ FAILURES: Final[tuple[type[Error], ...]] = (*BREAKS, ConnectTimeout, WriteTimeou
 """How an attempt to connect again fails, and may be repeated."""
 
 _MARK: Final = b"\xef\xbb\xbf"
-_COMMENT_OR_BLANK: Final = re.compile(rb"(?::[^\r\n]*)?(?:\r\n|\n|\r(?!\n))")
+_END_OF_LINE: Final = re.compile(rb"\r\n|\n|\r(?!\n)")
 _END_OF_BLOCK: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n))")
 
 
@@ -229,7 +229,7 @@ class WholeEvents:
             if rest.startswith(_MARK):  # in the middle of what the reader gets, it would be part of a name
                 del rest[: len(_MARK)]
         place = 0
-        while found := _COMMENT_OR_BLANK.match(rest, place) or _END_OF_BLOCK.search(rest, max(place, self._seen)):
+        while found := self._end_of_next(place):
             place = found.end()
         whole = bytes(rest[:place])
         del rest[:place]
@@ -238,6 +238,14 @@ class WholeEvents:
             raise LimitExceeded(f"an event is larger than max_event_bytes={self._max_event_bytes}", "max_event_bytes")
         self.events.feed(whole)
         return whole
+
+    def _end_of_next(self, place: int) -> re.Match[bytes] | None:
+        """The end of the comment, blank line or block that begins at `place`, if it is there. What was searched once is
+        not searched again: a comment of megabytes in small pieces would take minutes of a processor."""
+        rest, unseen = self._rest, max(place, self._seen)
+        if rest.startswith(b":", place):
+            return _END_OF_LINE.search(rest, unseen)
+        return _END_OF_LINE.match(rest, place) or _END_OF_BLOCK.search(rest, unseen)
 
 
 class _Stream(Body):
