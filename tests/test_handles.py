@@ -73,6 +73,20 @@ async def test_the_seven_steps(world: World) -> None:
         assert b"X-A: 1\r\n" in peer.received[0]
 
 
+@pytest.mark.parametrize(
+    "target", ["//other.example/x", "///other.example/x", "\\\\other.example", "http://other.example/", "//127.0.0.1/"]
+)
+async def test_a_target_that_leads_elsewhere_is_refused(world: World, target: str) -> None:
+    """It may come from anybody, who would be sent what was given to connect()."""
+    with ScriptedPeer([]) as peer:
+        async with bare(world) as session:
+            async with await session.connect(peer.url, auth=("user", "secret"), headers={"Authorization": "s"}) as one:
+                with pytest.raises(UsageError):
+                    one.open_request("GET", target)
+                same = one.open_request("GET", f"{peer.url}/x")
+                assert same.url.target == "/x"
+
+
 async def test_connecting_to_nobody_fails_at_once(world: World) -> None:
     with ScriptedPeer() as peer:
         pass

@@ -317,6 +317,10 @@ class AsyncConnectionHandle:
         Args:
             target: a path with or without a query; "*" for OPTIONS; host:port for CONNECT.
             options: as for every call; over those of `connect`.
+
+        Raises:
+            UsageError: the target leads to another origin, as "//other.example/" does: what was given to `connect`, its
+                auth and headers, is not for that one.
         """
         merged: CallOptions = {**self._options, **options}
         request = opened(self._view, method, self.url, target, merged)
@@ -376,16 +380,22 @@ class ConnectionHandle:
 
 
 def opened(view: View, method: str, base: URL, target: str, options: CallOptions) -> Request:
-    """The request that `open_request` means; `base` is what the target is relative to."""
+    """The request that `open_request` means; `base` is what the target is relative to.
+
+    Raises:
+        UsageError: the target leads to another origin.
+    """
     if target == "*" or method == "CONNECT":
         request = view.request(method, base, options)
         request.target = target
         if method == "CONNECT":
             # Host repeats the authority of the target (RFC 9112, 3.2).
             request.headers.add("Host", target, mode="if_new")
-    else:
-        request = view.request(method, base.join(target), options)
-    return request
+        return request
+    url = base.join(target)
+    if url.origin != base.origin:
+        raise UsageError(f"a target that leads to {url.origin}: this connection's requests are for {base.origin}")
+    return view.request(method, url, options)
 
 
 async def connect(view: View, origin: URL | str, options: CallOptions) -> AsyncConnectionHandle:
