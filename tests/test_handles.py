@@ -13,6 +13,7 @@ import pytest
 
 import plugwire
 from plugwire import Busy, Limits, Request, Response, SessionClosed, UsageError, hookimpl
+from plugwire.testing import Server
 from plugwire.testing.peer import (
     PeerConnection,
     ScriptedPeer,
@@ -85,6 +86,19 @@ async def test_a_target_that_leads_elsewhere_is_refused(world: World, target: st
                     one.open_request("GET", target)
                 same = one.open_request("GET", f"{peer.url}/x")
                 assert same.url.target == "/x"
+
+
+async def test_a_request_that_is_sent_again_by_a_session_is_not_for_the_handles_connection(world: World) -> None:
+    """That one may be closed, or another session's, which has made it past the address guard of this one."""
+    with Server() as server:
+        async with bare(world) as session, bare(world, transports=["address-guard"]) as guarded:
+            async with await session.connect(server.url) as connection:
+                response = await connection.open_request("GET", "/bytes/1000000").send()
+                with pytest.raises(plugwire.AddressRefused):
+                    await guarded.send(response.request)
+                assert (await session.send(response.request)).ok, "while the handle's own connection is busy"
+                await response.close()
+            assert (await session.send(response.request)).ok, "and after the handle is closed"
 
 
 async def test_connecting_to_nobody_fails_at_once(world: World) -> None:

@@ -535,6 +535,32 @@ async def test_side_request_goes_past_the_plugins_it_names(world: World) -> None
     assert count.calls == 2
 
 
+async def test_side_request_tells_the_sessions_secrets_to_the_origin_of_its_call_only(world: World) -> None:
+    """Which side requests a plugin makes may be decided by whom a redirect led to."""
+
+    class Side:
+        @hookimpl
+        async def around_send(self, request: Any, call_next: Any, call: Any) -> Any:
+            await call.send(Request("OPTIONS", request.url.join("/side")), without=(self,))
+            return await call_next(request)
+
+    def moved(request: Request) -> Response:
+        is_first = request.method == "GET" and request.url.host == "a.example"
+        return Response(302 if is_first else 200, headers={"location": "http://b.example/"})
+
+    transport = MockTransport(moved)
+    secret = {"Authorization": "s", "X-Plain": "1"}
+    async with world.session(plugins=[Side()], transports=[transport], headers=secret) as session:
+        await session.get("http://a.example/")
+    seen = [(c.method, c.url.host, c.headers.get("authorization"), c.headers.get("x-plain")) for c in transport.calls]
+    assert seen == [
+        ("OPTIONS", "a.example", "s", "1"),
+        ("GET", "a.example", "s", "1"),
+        ("OPTIONS", "b.example", None, "1"),
+        ("GET", "b.example", None, "1"),
+    ]
+
+
 async def test_side_request_stands_under_the_deadline_of_its_call(world: World) -> None:
     deadlines: list[float] = []
 

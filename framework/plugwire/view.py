@@ -192,16 +192,18 @@ class View(Session):
         keywords: dict[str, Any] = {"context": context}
         if timeout is not INHERIT:
             keywords["timeout"] = timeout
-        request = request.copy()
+        request = _by_any_connection(request)
         return await self.engine.run(request, self.call(request, cast("CallOptions", keywords), streaming=False))
 
     async def side_call(self, call: Call, request: Request, without: tuple[object, ...]) -> AsyncResponse:
-        """A call on behalf of another one: its deadline, its context, its observers."""
-        request = request.copy()
+        """A call on behalf of another one: its deadline, its context, its observers; and its origin. A plugin that asks
+        where a redirect led does so on the word of a peer: what is secret in the session's headers does not go there."""
+        request = _by_any_connection(request)
+        self.engine.connector.find(request.url.scheme, self.runtime.name)  # for a URL that a plugin gave
         side = Call(
             self,
             self.runtime,
-            request.url.origin,
+            call.origin,
             call.timeout,
             context=call.context,
             given=call.given,
@@ -249,7 +251,7 @@ class View(Session):
             raise UsageError(f"send({type(request).__name__}): a Request")
         if options:
             refuse_unknown(options, CALL_KEYWORDS - CONTENT_KEYWORDS, "send()")
-        copy = request.copy()
+        copy = _by_any_connection(request)
         self.apply(copy, options)
         return copy
 
@@ -428,6 +430,14 @@ class View(Session):
                 self._prepared.clear()
             self._prepared[host] = (block, secret, base)
         return base
+
+
+def _by_any_connection(request: Request) -> Request:
+    """A copy that the pool finds a connection for. The request may be one that was sent by a connection's handle, maybe
+    of another session: that one's connections were made by other transports, past the address guard of this one."""
+    copy = request.copy()
+    copy.affinity = None
+    return copy
 
 
 def _put_host_first(headers: Headers) -> None:
