@@ -236,10 +236,13 @@ async def test_what_is_allowed_is_reached(world: World, allow: str, versions: tu
 
 async def test_what_is_denied_is_not_reached_whatever_is_allowed(world: World, names: Names) -> None:
     names.update({"h.example": [PUBLIC], "db.internal": ["10.1.0.1"], "other.internal": ["10.2.0.1"]})
-    guard = AddressGuard(allow=["10.0.0.0/8", "db.internal"], deny=["10.1.0.0/16", "h.example", "64:ff9b::/96"])
+    denied = ["10.1.0.0/16", "h.example", "1.1.1.0/24", "64:ff9b::808:0/112"]
+    guard = AddressGuard(allow=["10.0.0.0/8", "db.internal"], deny=denied)
     recorder = Recorder()
     async with world.session(transports=[guard, recorder]) as session:
         for host in ("db.internal", "10.1.2.3", "[::ffff:10.1.2.3]", "h.example", "[64:ff9b::808:808]"):
+            assert "denied" in str(await refused(session, f"http://{host}/"))
+        for host in ("1.1.1.1", "[::ffff:1.1.1.1]", "[64:ff9b::1.1.1.1]"):
             assert "denied" in str(await refused(session, f"http://{host}/"))
         with pytest.raises(ConnectError):
             await session.get("http://other.internal/")

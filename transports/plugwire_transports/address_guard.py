@@ -88,8 +88,8 @@ _proxy: ContextVar[Place | None] = ContextVar("plugwire_guarded_proxy", default=
 def special(address: IPAddress) -> str | None:
     """What an address is, in words, if it is not of the public internet; None if it is."""
     if isinstance(address, IPv6Address):
-        if address in NAT64:
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
+        inner = behind_nat64(address)
+        if inner is not None:
             words = special(inner)
             return words and f"{inner} behind NAT64, {words}"
         address = unmapped(address)
@@ -99,6 +99,13 @@ def special(address: IPAddress) -> str | None:
     # Python's own tables are younger than ours one day.
     if not address.is_global or (address.version == 6 and address not in PUBLIC_IPV6):
         return "not of the public internet"
+    return None
+
+
+def behind_nat64(address: IPAddress) -> IPv4Address | None:
+    """The IPv4 address that a NAT64 gateway connects to for this one; None if it is no such address."""
+    if isinstance(address, IPv6Address) and address in NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 
 
@@ -266,7 +273,8 @@ class AddressGuard:
             found = unmapped(ip_address(address.host))
         except ValueError:
             return "no IP address"
-        if self._deny.has_address(found):
+        behind = behind_nat64(found)
+        if self._deny.has_address(found) or (behind is not None and self._deny.has_address(behind)):
             return "denied"
         is_chosen = self._allow.has_place(host, port) or _proxy.get() == Place(host.removesuffix("."), port)
         return None if is_chosen or self._allow.has_address(found) else special(found)
