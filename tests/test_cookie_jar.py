@@ -479,6 +479,34 @@ def test_expired_cookies_are_found_without_looking_at_the_others(jar: CookieJar,
     assert len(jar) == 1 and len(table._domains) == 1 and len(table._by_use) == 1
 
 
+PATHS = st.text("/ab", max_size=8).map("/".__add__)
+
+
+@given(PATHS, st.frozensets(PATHS, max_size=5))
+def test_what_overlays_is_looked_up_as_it_would_be_compared(path: str, secure: frozenset[str]) -> None:
+    cookie = Cookie("a", "b", "example.com", path)
+    assert cookie_table.would_overlay(cookie, secure) is any(path_matches(path, other) for other in secure)
+
+
+def test_a_thousand_lines_look_at_thousands_of_secure_cookies_once(
+    jar: CookieJar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 16 KB that a stranger sends over http: each line looked at all of them, for more than a second."""
+    for site in range(10):
+        url = f"https://site-{site}.example/"
+        receive(jar, *(f"a=b; Secure; Path=/{number}" for number in range(cookie_table.MAX_PER_DOMAIN)), url=url)
+    asked = 0
+
+    def counted(host: str, domain: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return domain_matches(host, domain)
+
+    monkeypatch.setattr(cookie_table, "domain_matches", counted)
+    receive(jar, *["a=b"] * 1000, "a=b; Path=/7", url="http://stranger.example/")
+    assert 0 < asked <= 2 * len(jar)
+
+
 def test_a_domain_has_180_cookies_and_insecure_ones_go_first(jar: CookieJar) -> None:
     receive(jar, *(f"s{number}=1; Path=/; Secure" for number in range(100)))
     receive(jar, *(f"p{number}=1; Path=/" for number in range(80)))

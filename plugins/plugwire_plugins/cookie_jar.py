@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 from plugwire import URL, InvalidURL, UsageError
 from plugwire.protocols import Cookie, CookieStore
-from plugwire_plugins.cookie_table import CookieTable
+from plugwire_plugins.cookie_table import CookieTable, would_overlay
 from plugwire_plugins.set_cookie import MAX_LIFETIME, cookie_from, is_secure, objection
 
 if TYPE_CHECKING:
@@ -65,13 +65,20 @@ class CookieJar(CookieStore):
 
     def receive(self, lines: Iterable[str], url: URL) -> None:
         now, is_safe = self._wall_clock(), is_secure(url)
+        # Of one response that is not secure: what its cookies must not overlay. It makes no Secure ones itself.
+        guarded: dict[tuple[str, str], frozenset[str]] = {}
         for line in lines:
             cookie = cookie_from(line, url, now)
             if cookie is None:
                 continue
             with self._lock:
-                if is_safe or not self._table.would_overlay(cookie, now):
-                    self._table.insert(cookie, now)
+                if not is_safe:
+                    key = (cookie.name, cookie.domain)
+                    if key not in guarded:
+                        guarded[key] = self._table.secure_paths(*key, now)
+                    if would_overlay(cookie, guarded[key]):
+                        continue
+                self._table.insert(cookie, now)
 
     def knows(self, url: URL) -> bool:
         return self._table.knows(url.host)

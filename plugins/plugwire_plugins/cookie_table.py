@@ -27,6 +27,7 @@ from plugwire_plugins.set_cookie import domain_matches, is_address, is_secure, p
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from plugwire import URL
     from plugwire.protocols import Cookie
@@ -105,14 +106,13 @@ class CookieTable:
             self._by_expiry = [item for item in self._by_expiry if item[2].is_there]
             heapify(self._by_expiry)
 
-    def would_overlay(self, cookie: Cookie, now: float) -> bool:
-        """True if the cookie, which came over a connection that is not secure, would replace a Secure one or be sent
-        before it: so could somebody on the way put his own in a secure site's place (5.7, step 16)."""
+    def secure_paths(self, name: str, domain: str, now: float) -> frozenset[str]:
+        """The paths of the Secure cookies of this name that are for `domain`, for one above it, or for one below it."""
         self.expire(now)
-        return any(
-            (domain_matches(other.cookie.domain, cookie.domain) or domain_matches(cookie.domain, other.cookie.domain))
-            and path_matches(cookie.path, other.cookie.path)
-            for other in self._secure.get(cookie.name, ())
+        return frozenset(
+            other.cookie.path
+            for other in self._secure.get(name, ())
+            if domain_matches(other.cookie.domain, domain) or domain_matches(domain, other.cookie.domain)
         )
 
     # -- looking up
@@ -199,6 +199,17 @@ class CookieTable:
                 self._secure.pop(cookie.name, None)
         self._by_use.pop(entry, None)
         entry.is_there = False
+
+
+def would_overlay(cookie: Cookie, secure_paths: AbstractSet[str]) -> bool:
+    """True if the cookie, which came over a connection that is not secure, would replace a Secure one with one of these
+    paths or be sent before it: so could somebody on the way put his own in a secure site's place (5.7, step 16)."""
+    path = cookie.path
+    above = {path}  # what `path_matches` says yes to; looked up, since each of a thousand lines may meet thousands
+    for place, character in enumerate(path):
+        if character == "/":
+            above |= {path[:place], path[: place + 1]}
+    return not above.isdisjoint(secure_paths)
 
 
 def _domains_above(host: str) -> Iterator[str]:
