@@ -79,13 +79,12 @@ async def test_the_seven_steps(world: World) -> None:
 )
 async def test_a_target_that_leads_elsewhere_is_refused(world: World, target: str) -> None:
     """It may come from anybody, who would be sent what was given to connect()."""
+    given: Any = {"auth": ("user", "secret"), "headers": {"Authorization": "s"}}
     with ScriptedPeer([]) as peer:
-        async with bare(world) as session:
-            async with await session.connect(peer.url, auth=("user", "secret"), headers={"Authorization": "s"}) as one:
-                with pytest.raises(UsageError):
-                    one.open_request("GET", target)
-                same = one.open_request("GET", f"{peer.url}/x")
-                assert same.url.target == "/x"
+        async with bare(world) as session, await session.connect(peer.url, **given) as connection:
+            with pytest.raises(UsageError):
+                connection.open_request("GET", target)
+            assert connection.open_request("GET", f"{peer.url}/x").url.target == "/x"
 
 
 async def test_a_request_that_is_sent_again_by_a_session_is_not_for_the_handles_connection(world: World) -> None:

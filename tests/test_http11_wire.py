@@ -7,6 +7,7 @@ import pytest
 from plugwire.config import Limits
 from plugwire.errors import IncompleteBody, InvalidHeader, LimitExceeded, ProtocolError
 from plugwire.headers import Headers
+from plugwire_transports import http11_wire
 from plugwire_transports.http11_wire import (
     FORBIDDEN_TRAILERS,
     MAX_EXTENSION_BYTES,
@@ -650,3 +651,13 @@ def test_rfc9112_11_1_a_second_response_behind_the_first_is_surplus() -> None:
     for body, data in ((LengthDecoder(5), b"hello"), (ChunkedDecoder(LIMITS), b"5\r\nhello\r\n0\r\n\r\n")):
         assert bytes(body.feed(data + second)) == b"hello"
         assert (body.is_done, body.rest) == (True, second)
+
+
+def test_long_targets_are_not_remembered() -> None:
+    """A peer chooses them, by redirects: 512 of 60 KB each stayed in memory."""
+    http11_wire._known_line.cache_clear()
+    for length, kept in ((http11_wire.KEPT_TARGET, 1), (http11_wire.KEPT_TARGET + 1, 0)):
+        target = "/" + "a" * (length - 1)
+        assert encode_head("GET", target, Headers()) == f"GET {target} HTTP/1.1\r\n\r\n".encode()
+        assert http11_wire._known_line.cache_info().currsize == kept
+        http11_wire._known_line.cache_clear()

@@ -33,6 +33,8 @@ from plugwire import (
     Timeout,
     TLSConfig,
     UsageError,
+    pool_table,
+    route,
 )
 from plugwire.decoders import items, mixed
 from plugwire.route import Route
@@ -48,6 +50,7 @@ from plugwire_plugins import (
     cookie_table,
     decompress,
     digest_auth,
+    retries,
     set_cookie,
     sse,
 )
@@ -407,6 +410,9 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_CHARACTERS": lambda: challenges.MAX_CHARACTERS,
     "MAX_ANSWERS": lambda: digest_auth.MAX_ANSWERS,
     "MAX_ORIGINS": lambda: digest_auth.MAX_ORIGINS,
+    "MAX_KEPT": lambda: route.MAX_KEPT,
+    "REMEMBERED": lambda: pool_table.REMEMBERED,
+    "KEPT_TARGET": lambda: http11_wire.KEPT_TARGET,
     "MAX_REFUSAL_BYTES": lambda: http_proxy.MAX_REFUSAL_BYTES,
     "CACHE_SIZE": lambda: plugwire.url.CACHE_SIZE,
 }
@@ -430,6 +436,7 @@ def number(text: str) -> float | None:
 
 
 def test_the_document_has_every_limit_with_its_default() -> None:
+    assert digest_auth.MAX_ORIGINS == retries.MAX_ORIGINS, "one row tells of both"
     expected: dict[str, float | None] = {field.name: getattr(Limits(), field.name) for field in fields(Limits)}
     expected |= {name: getattr(Timeout(), name) for name in ("total", "head", "pool", "connect", "read", "write")}
     expected |= {name: value() for name, value in CONSTANTS.items()}

@@ -31,6 +31,7 @@ from plugwire.events import TLS as TLSStep
 from plugwire.events import Resolve
 from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, TLS, Address, Connection, Stream
 from plugwire.registry import ROLES, entry_points, find_transport, roles_of, worlds_of
+from plugwire.route import MAX_KEPT
 from plugwire.shipped import DEFAULT_TRANSPORTS, SHIPPED_TRANSPORTS, shipped_transport
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ class Connector:
         """Who takes the route, asked once for each route."""
         plan = self._plans.get(route)
         if plan is None:
-            if len(self._plans) > 1000:  # a crawler's routes are many; what is forgotten is asked again
+            if len(self._plans) >= MAX_KEPT:
                 self._plans.clear()
             plan = self._plans[route] = self._plan(route)
         return plan

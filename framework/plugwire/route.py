@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 HTTP_VERSIONS = ("h2", "http/1.1")
 """The versions that are allowed by default, best first, as ALPN names them."""
 
+MAX_KEPT = 1000
+"""Origins and routes of which a session keeps what it has found out: the route, the fields, who takes it. A crawler
+sees many, and a peer may lead to many by redirects; what is forgotten is found out again."""
+
 SECURE_SCHEMES = frozenset({"https", "wss", "https+unix"})
 
 _DEFAULT_TLS = TLSConfig()

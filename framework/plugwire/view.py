@@ -19,7 +19,7 @@ from plugwire.headers import Headers
 from plugwire.messages import INHERIT, Request
 from plugwire.protocols import Session
 from plugwire.proxies import Choice, Environment, ProxyTypes, checked_proxy, choose, read_environment
-from plugwire.route import HTTP_VERSIONS, Route
+from plugwire.route import HTTP_VERSIONS, MAX_KEPT, Route
 from plugwire.timeouts import Timeout, make_timeout
 from plugwire.url import URL, is_bound
 
@@ -196,8 +196,9 @@ class View(Session):
         return await self.engine.run(request, self.call(request, cast("CallOptions", keywords), streaming=False))
 
     async def side_call(self, call: Call, request: Request, without: tuple[object, ...]) -> AsyncResponse:
-        """A call on behalf of another one: its deadline, its context, its observers; and its origin. A plugin that asks
-        where a redirect led does so on the word of a peer: what is secret in the session's headers does not go there."""
+        """A call on behalf of another one: its deadline, its context, its observers; and its origin. A plugin that
+        asks where a redirect led does so on the word of a peer: what is secret in the session's headers does not go
+        there."""
         request = _by_any_connection(request)
         self.engine.connector.find(request.url.scheme, self.runtime.name)  # for a URL that a plugin gave
         side = Call(
@@ -332,7 +333,7 @@ class View(Session):
         if is_plain and not call.given:
             route = self._routes.get(origin)
             if route is None:
-                if len(self._routes) > 1000:  # a crawler's origins are many
+                if len(self._routes) >= MAX_KEPT:
                     self._routes.clear()
                 route = self._routes[origin] = self._make_route(request, call)
             return route
@@ -426,7 +427,7 @@ class View(Session):
             raise InvalidHeader("Content-Length and Transfer-Encoding belong to one request, not to the session")
         base.encoded()
         if with_secrets:
-            if len(self._prepared) > 1000:
+            if len(self._prepared) >= MAX_KEPT:
                 self._prepared.clear()
             self._prepared[host] = (block, secret, base)
         return base

@@ -98,6 +98,9 @@ _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _CHUNK_LINE)
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
+KEPT_TARGET: Final = 2048
+"""Characters of a request's target, up to which its line is remembered. A peer chooses targets, by redirects."""
+
 _METHOD: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _TARGET: Final = re.compile(r'[!"$-~]++')  # visible ASCII, and no fragment
 
@@ -136,10 +139,10 @@ def join_head(method: str, target: str, block: bytes) -> bytes:
     Raises:
         InvalidHeader: the method is not a token, the target not a target.
     """
-    return b"%b%b\r\n" % (_request_line(method, target), block)
+    line = _known_line(method, target) if len(target) <= KEPT_TARGET else _request_line(method, target)
+    return b"%b%b\r\n" % (line, block)
 
 
-@lru_cache(512)
 def _request_line(method: str, target: str) -> bytes:
     if _METHOD.fullmatch(method) is None:
         raise InvalidHeader(f"method {method[:40]!r} is not a token (RFC 9110, 9.1)")
@@ -148,6 +151,9 @@ def _request_line(method: str, target: str) -> bytes:
         bad = repr(target[place]) if place < len(target) else "nothing"
         raise InvalidHeader(f"request target holds {bad} at position {place} (RFC 9112, 3.2)")
     return f"{method} {target} HTTP/1.1\r\n".encode("ascii")
+
+
+_known_line = lru_cache(512)(_request_line)
 
 
 def _check_request_coding(headers: Headers) -> None:
