@@ -2,9 +2,8 @@
 
 The plugin stands at stage `auth`, inside of what answers challenges: so each hop of a redirect, each retry and each
 answer to a 401 has its cookies decided anew, for the URL that it really goes to, and every response on the way may set
-some, an error too.
-Informational ones do not come this far, and what a 101 says is not taken: it belongs to another protocol already.
-Nor does a 401 come this far that an auth object answers by itself, as Digest does: what it sets is not kept.
+some, an error and the 401 itself too. Informational ones do not come this far, and what a 101 says is not taken: it
+belongs to another protocol already.
 
 A Cookie field that the caller wrote, for a call or for the session, goes out as it is, and the jar's cookies are put
 behind it in the same line, but for those whose name stands there already: what the caller says of a name counts.
