@@ -9,6 +9,8 @@ that is dialled, and, over TLS, the secured stream on top of it, and counts what
 handshakes, reads, writes, waits on streams, waits for others (pool, pauses). The operation whose turn it is fails, is
 cut off, takes very long (by the clock; nobody sleeps), moves a byte at a time, or is cancelled or interrupted.
 
+What can go wrong is said in `fault_kinds`, and what it falls on is in `faulty`.
+
 `sweep` runs a scenario again and again, each time in a session of its own, with the fault one operation later. After
 each run it looks at what must hold whatever went wrong, and raises `FaultFailure` if it does not:
 
@@ -23,30 +25,46 @@ that always answers alike (`plugwire.testing.Server`), and no other thread a par
 
 from __future__ import annotations
 
-import errno
 import threading
 from contextvars import ContextVar
-from dataclasses import dataclass
-from enum import Enum
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from weakref import WeakSet
 
 from plugwire.call import IDEMPOTENT
 from plugwire.drive import drive
 from plugwire.errors import Cancelled, Error, Suspended, TimedOut
 from plugwire.hookspecs import hookimpl
-from plugwire.protocols import EVERYTHING, TLS, Runtime, Stream, Waiter
+from plugwire.protocols import EVERYTHING, TLS
+from plugwire.testing.fault_kinds import (
+    BROKEN_PIPE,
+    CANCEL,
+    CUT,
+    DELAY,
+    DRIBBLE,
+    FAULTS,
+    INTERRUPT,
+    INTERRUPT_AFTER,
+    NO_DESCRIPTOR,
+    OPERATIONS,
+    RESET,
+    RESET_AFTER,
+    TIMED_OUT,
+    UNREACHABLE,
+    WORLD_CANCEL,
+    Fault,
+    Kind,
+)
+from plugwire.testing.faulty import FaultyRuntime, FaultyStream
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from plugwire.async_session import AsyncSession
-    from plugwire.call import Call, Next, Scope
+    from plugwire.call import Call, Next
     from plugwire.connector import Connecting
-    from plugwire.events import Edge
     from plugwire.messages import AsyncResponse, Request
-    from plugwire.protocols import Address, AsyncLock, Buffer, Datagrams, Extra, Task
+    from plugwire.protocols import Address, Runtime, Stream
     from plugwire.route import Route
     from plugwire.session import Session
 
@@ -58,115 +76,6 @@ __all__ = [
     "Kind", "Run", "async_sweep", "sweep",
 ]  # fmt: skip
 
-
-class Kind(Enum):
-    """What a fault does."""
-
-    FAIL = "fail"
-    """The operation raises an `OSError`, and so does everything on its stream from then on."""
-    CUT = "cut"
-    """The peer's side of the stream has ended: reads give b"", writes fail."""
-    DELAY = "delay"
-    """So many seconds pass, by the clock of the session's runtime, before the operation does its work."""
-    SHORTEN = "shorten"
-    """The operation moves one byte, and so do those that follow it."""
-    CANCEL = "cancel"
-    """`call.cancel()` of the call that does the operation."""
-    CANCEL_WORLD = "cancellation"
-    """The world's own cancellation, of the task that does the operation. The blocking world has none."""
-    INTERRUPT = "interrupt"
-    """The operation raises what no program expects there, as a signal handler does. In the blocking world only."""
-
-
-BYTES_IN: Final = frozenset({"read_now", "receive", "receive_into"})
-BYTES_OUT: Final = frozenset({"write_now", "send", "send_eof"})
-ON_STREAMS: Final = BYTES_IN | BYTES_OUT | {"wait"}
-ON_THE_WAY: Final = frozenset({"resolve", "dial", "dial_tcp", "dial_unix", "secure"})
-OTHERS: Final = frozenset({"waiter", "sleep", "turn", "run_blocking"})
-
-OPERATIONS: Final = ON_STREAMS | ON_THE_WAY | OTHERS
-"""The names of what is counted: of streams, of transports and of the runtime."""
-
-_OF_KIND: Final[dict[Kind, frozenset[str]]] = {
-    Kind.FAIL: ON_STREAMS | ON_THE_WAY,
-    Kind.CUT: ON_STREAMS,
-    Kind.DELAY: OPERATIONS,
-    Kind.SHORTEN: (BYTES_IN | BYTES_OUT) - {"send_eof"},
-    Kind.CANCEL: OPERATIONS,
-    Kind.CANCEL_WORLD: OPERATIONS,
-    Kind.INTERRUPT: OPERATIONS,
-}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What goes wrong. Those of this module are constants; make your own for another error or another pause.
-
-    Attributes:
-        name: for reports.
-        kind: see `Kind`.
-        error: makes what is raised, for FAIL and INTERRUPT.
-        seconds: of DELAY.
-        times: for SHORTEN: so many operations, one after another.
-        is_after: only when the operation has done its work, whose outcome is then lost.
-        on: the operations that can be hit, and that count; None: all that its kind can hit.
-        worlds: where it can be.
-    """
-
-    name: str
-    kind: Kind
-    error: Callable[[], BaseException] | None = None
-    seconds: float = 0.0
-    times: int = 1
-    is_after: bool = False
-    on: frozenset[str] | None = None
-    worlds: frozenset[str] = frozenset({"blocking", "asyncio", "trio"})
-
-    def __post_init__(self) -> None:
-        if (self.error is None) == (self.kind in (Kind.FAIL, Kind.INTERRUPT)):
-            raise ValueError(f"{self.name}: an error belongs to FAIL and INTERRUPT, and to no other kind")
-        unknown = (self.on or frozenset()) - OPERATIONS
-        if unknown:
-            raise ValueError(f"{self.name}: there are no operations {', '.join(sorted(unknown))}")
-
-    @property
-    def hits(self) -> frozenset[str]:
-        """The operations that it can hit."""
-        able = _OF_KIND[self.kind]
-        return able if self.on is None else able & self.on
-
-
-def _os_error(number: int, text: str) -> Callable[[], OSError]:
-    return lambda: OSError(number, text)
-
-
-_BLOCKING: Final = frozenset({"blocking"})
-_LOOPS: Final = frozenset({"asyncio", "trio"})
-
-RESET: Final = Fault("reset", Kind.FAIL, _os_error(errno.ECONNRESET, "reset by a fault"))
-RESET_AFTER: Final = Fault(
-    "reset after", Kind.FAIL, _os_error(errno.ECONNRESET, "reset by a fault"), is_after=True, on=ON_STREAMS | {"dial"}
-)
-BROKEN_PIPE: Final = Fault("broken pipe", Kind.FAIL, _os_error(errno.EPIPE, "broken by a fault"), on=BYTES_OUT)
-UNREACHABLE: Final = Fault("unreachable", Kind.FAIL, _os_error(errno.EHOSTUNREACH, "unreachable by a fault"))
-TIMED_OUT: Final = Fault("timed out by the system", Kind.FAIL, _os_error(errno.ETIMEDOUT, "timed out by a fault"))
-"""What the kernel says of a peer that has acknowledged nothing for long; no deadline of ours has passed."""
-NO_DESCRIPTOR: Final = Fault(
-    "no descriptor", Kind.FAIL, _os_error(errno.EMFILE, "too many open files, by a fault"), on=ON_THE_WAY
-)
-CUT: Final = Fault("cut", Kind.CUT)
-DELAY: Final = Fault("delay", Kind.DELAY, seconds=86400.0)
-DRIBBLE: Final = Fault("dribble", Kind.SHORTEN, times=64)
-CANCEL: Final = Fault("call.cancel", Kind.CANCEL)
-WORLD_CANCEL: Final = Fault("cancellation", Kind.CANCEL_WORLD, worlds=_LOOPS)
-INTERRUPT: Final = Fault("interrupt", Kind.INTERRUPT, KeyboardInterrupt, worlds=_BLOCKING)
-INTERRUPT_AFTER: Final = Fault("interrupt after", Kind.INTERRUPT, KeyboardInterrupt, is_after=True, worlds=_BLOCKING)
-
-FAULTS: Final = (
-    RESET, RESET_AFTER, BROKEN_PIPE, UNREACHABLE, TIMED_OUT, NO_DESCRIPTOR, CUT, DELAY, DRIBBLE, CANCEL, WORLD_CANCEL,
-    INTERRUPT, INTERRUPT_AFTER,
-)  # fmt: skip
-"""All of these."""
 
 _calls: ContextVar[Call | None] = ContextVar("plugwire_faulty_call", default=None)
 
@@ -201,7 +110,7 @@ class Faults:
         self._under_way: set[int] = set()  # calls, by their id
         self._handed: set[int] = set()  # those for which bytes went out
         self._failed: set[int] = set()  # those that raised
-        self._streams: WeakSet[_FaultyStream] = WeakSet()
+        self._streams: WeakSet[FaultyStream] = WeakSet()
 
     def __repr__(self) -> str:
         if self.fault is None:
@@ -288,7 +197,7 @@ class Faults:
     def wrap_runtime(self, runtime: Runtime) -> Runtime:
         """The session works with this runtime in place of its own."""
         self.world = runtime.name
-        return _FaultyRuntime(self, runtime)
+        return FaultyRuntime(self, runtime)
 
     def refuse(self, route: Route) -> str | None:
         """Takes every route, and hands it on to the transports below."""
@@ -308,7 +217,7 @@ class Faults:
         self.strike(fault)
         # What is said to a proxy that is to make a tunnel is no request of the call.
         is_tunnel = route.hop_of is not None and not route.hop_of.is_forwarded
-        stream = _FaultyStream(self, await connecting.dial(route), True, not (route.is_secure or is_tunnel))
+        stream = FaultyStream(self, await connecting.dial(route), True, not (route.is_secure or is_tunnel))
         self._streams.add(stream)
         try:
             self.strike_after(fault)
@@ -324,7 +233,7 @@ class Faults:
         secured = await connecting.secure(stream, route)
         # HTTP/2 begins with bytes that belong to no request.
         info = secured.extra(TLS)
-        top = _FaultyStream(self, secured, False, info is None or info.alpn != "h2")
+        top = FaultyStream(self, secured, False, info is None or info.alpn != "h2")
         self._streams.add(top)
         try:
             self.strike_after(fault)
@@ -332,275 +241,6 @@ class Faults:
             top.close()
             raise
         return top
-
-
-class _FaultyStream(Stream):
-    """Hands everything on, but for what goes wrong.
-
-    is_lowest: below it time is written as the world writes it. speaks_http: its bytes are those of requests.
-    """
-
-    def __init__(self, faults: Faults, inner: Stream, is_lowest: bool, speaks_http: bool) -> None:
-        self._faults = faults
-        self._inner = inner
-        self._is_lowest = is_lowest
-        self._speaks_http = speaks_http
-        self._is_cut = False
-        self._broken: Callable[[], BaseException] | None = None
-        self._kept = bytearray()  # what a shortened write has not handed on yet
-        self.is_closed = False
-        self._is_over = False
-
-    # -- what goes wrong
-
-    def _begin(self, operation: str) -> Fault | None:
-        """Before the work of an operation; raises if that is what goes wrong."""
-        if self._is_over:
-            return None  # the stream below says so itself
-        self._check()
-        faults = self._faults
-        fault = faults.due(operation)
-        if fault is None or fault.is_after:
-            return fault
-        if fault.kind is Kind.FAIL:
-            self._broken = fault.error
-        elif fault.kind is Kind.CUT:
-            self._is_cut = True
-        faults.strike(fault)
-        return fault
-
-    def _end(self, fault: Fault | None) -> None:
-        if fault is not None and fault.is_after:
-            if fault.kind is Kind.FAIL:
-                self._broken = fault.error
-            self._faults.strike_after(fault)
-
-    def _check(self) -> None:
-        if self._broken is not None and not self._is_over:
-            raise self._broken()
-
-    def _check_write(self) -> None:
-        if self._is_cut and not self._is_over:
-            raise BrokenPipeError(errno.EPIPE, "cut by a fault")
-
-    def _at(self, at: float) -> float:
-        return at - self._faults.clock_ahead if self._is_lowest else at
-
-    def _out(self) -> None:
-        if self._speaks_http:
-            self._faults.handed()
-
-    # -- reading
-
-    def read_now(self, max_bytes: int) -> bytes | None:
-        fault = self._begin("read_now")
-        if self._is_cut and not self._is_over:
-            return b""
-        data = self._inner.read_now(1 if _shortens(fault) else max_bytes)
-        self._end(fault)
-        return data
-
-    async def receive(self, max_bytes: int, at: float) -> bytes:
-        fault = self._begin("receive")
-        if self._is_cut and not self._is_over:
-            return b""
-        data = await self._inner.receive(1 if _shortens(fault) else max_bytes, self._at(at))
-        self._end(fault)
-        return data
-
-    async def receive_into(self, buffer: memoryview, at: float) -> int:
-        fault = self._begin("receive_into")
-        if self._is_cut and not self._is_over:
-            return 0
-        size = await self._inner.receive_into(buffer[:1] if _shortens(fault) else buffer, self._at(at))
-        self._end(fault)
-        return size
-
-    # -- writing
-
-    def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
-        fault = self._begin("write_now")
-        self._check_write()
-        self._out()
-        self._write(data, _shortens(fault))
-        self._end(fault)
-
-    def _write(self, data: Buffer | Sequence[Buffer], is_short: bool) -> None:
-        if is_short or self._kept:
-            self._kept += _joined(data)
-            size = 1 if is_short else len(self._kept)
-            gone = bytes(self._kept[:size])
-            del self._kept[:size]
-            self._inner.write_now(gone)
-        else:
-            self._inner.write_now(data)
-
-    @property
-    def unsent(self) -> int:
-        return len(self._kept) + self._inner.unsent
-
-    async def send(self, data: Buffer | Sequence[Buffer], at: float, stop_if_readable: bool = False) -> int:
-        fault = self._begin("send")
-        self._check_write()
-        self._out()
-        if _shortens(fault) or self._kept:
-            size = len(_joined(data))
-            self._write(data, _shortens(fault))
-            await super().send(b"", at, stop_if_readable)
-            size -= min(size, self.unsent)
-        else:
-            size = await self._inner.send(data, self._at(at), stop_if_readable)
-        self._end(fault)
-        return size
-
-    async def send_eof(self, at: float) -> None:
-        fault = self._begin("send_eof")
-        self._check_write()
-        if self._kept:
-            await super().send_eof(at)
-        await self._inner.send_eof(self._at(at))
-        self._end(fault)
-
-    # -- waiting, and the rest
-
-    async def wait(self, read: bool, write: bool, at: float) -> None:
-        fault = self._begin("wait")
-        if self._is_cut and not self._is_over:
-            return
-        if write and self._kept and not self._inner.unsent:
-            return
-        await self._inner.wait(read, write, self._at(at))
-        self._end(fault)
-
-    def nudge(self) -> None:
-        self._inner.nudge()
-
-    def close(self) -> None:
-        self.is_closed = self._is_over = True
-        self._inner.close()
-
-    def abort(self) -> None:
-        self._is_over = True
-        self._inner.abort()
-
-    def disown(self) -> None:
-        self.is_closed = self._is_over = True
-        self._inner.disown()
-
-    def extra(self, key: Extra[T], default: T | None = None) -> T | None:
-        return self._inner.extra(key, default)
-
-
-def _shortens(fault: Fault | None) -> bool:
-    return fault is not None and fault.kind is Kind.SHORTEN
-
-
-def _joined(data: Buffer | Sequence[Buffer]) -> bytes:
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    return b"".join(data)
-
-
-class _FaultyRuntime(Runtime):
-    """Hands everything on, but for what goes wrong, with a clock that may be ahead."""
-
-    def __init__(self, faults: Faults, inner: Runtime) -> None:
-        self._faults = faults
-        self._inner = inner
-        self.name = inner.name
-        self.cancellation = inner.cancellation
-
-    def now(self) -> float:
-        return self._inner.now() + self._faults.clock_ahead
-
-    def at(self, at: float) -> float:
-        """A point in time, as the runtime below writes it."""
-        return at - self._faults.clock_ahead
-
-    def check_here(self) -> None:
-        self._inner.check_here()
-
-    async def _operation(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        fault = self._faults.due(name)
-        self._faults.strike(fault)
-        result = await work()
-        self._faults.strike_after(fault)
-        return result
-
-    async def sleep(self, seconds: float, at: float) -> None:
-        await self._operation("sleep", lambda: self._inner.sleep(seconds, self.at(at)))
-
-    async def turn(self) -> None:
-        await self._operation("turn", self._inner.turn)
-
-    def waiter(self) -> Waiter:
-        return _FaultyWaiter(self._faults, self, self._inner.waiter())
-
-    def lock(self) -> AsyncLock:
-        return self._inner.lock()
-
-    async def race(
-        self, *starters: Callable[[], Awaitable[T]], discard: Callable[[T], object] | None = None
-    ) -> tuple[int, T]:
-        return await self._inner.race(*starters, discard=discard)
-
-    def start(self, function: Callable[..., Coroutine[Any, Any, object]], *args: Any) -> Task:
-        return self._inner.start(function, *args)
-
-    async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
-        return await self._operation("run_blocking", lambda: self._inner.run_blocking(function, *args))
-
-    def from_thread(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        return self._inner.from_thread(function, *args)
-
-    async def dial_tcp(
-        self,
-        addresses: Sequence[Address],
-        at: float,
-        *,
-        local_address: str | None = None,
-        socket_options: Sequence[tuple[int, int, int | bytes]] = (),
-        stagger: float = 0.25,
-        scope: Scope | None = None,
-        seen: Callable[[Address, Edge, BaseException | None], object] | None = None,
-    ) -> Stream:
-        return await self._operation(
-            "dial_tcp",
-            lambda: self._inner.dial_tcp(
-                addresses,
-                self.at(at),
-                local_address=local_address,
-                socket_options=socket_options,
-                stagger=stagger,
-                scope=scope,
-                seen=seen,
-            ),
-        )
-
-    async def dial_unix(self, path: str, at: float, *, scope: Scope | None = None) -> Stream:
-        return await self._operation("dial_unix", lambda: self._inner.dial_unix(path, self.at(at), scope=scope))
-
-    async def open_datagrams(self, address: Address, at: float, *, local_address: str | None = None) -> Datagrams:
-        return await self._inner.open_datagrams(address, self.at(at), local_address=local_address)
-
-
-class _FaultyWaiter(Waiter):
-    """The waits of the pool, of look-ups, of pauses."""
-
-    def __init__(self, faults: Faults, runtime: _FaultyRuntime, inner: Waiter) -> None:
-        self._faults = faults
-        self._runtime = runtime
-        self._inner = inner
-
-    async def wait(self, at: float) -> bool:
-        fault = self._faults.due("waiter")
-        self._faults.strike(fault)
-        is_woken = await self._inner.wait(self._runtime.at(at))
-        self._faults.strike_after(fault)
-        return is_woken
-
-    def wake(self) -> None:
-        self._inner.wake()
 
 
 # -- sweeps --------------------------------------------------------------------------------------------------------
