@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from plugwire import Error, UsageError
 from plugwire.protocols import Call
-from plugwire_transports.http11 import HTTP11Connection
+from plugwire_transports.http11 import HTTP11Connection, tell_nobody
 from plugwire_transports.proxy_auth import authenticated
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class ForwardedConnection(HTTP11Connection):
             is_first = False
             return await HTTP11Connection.send(self, request, call)
 
-        self._changed = _nobody
+        self._changed = tell_nobody
         try:
             return await authenticated(self._auth, request, self._proxy, send, call)
         finally:
@@ -79,12 +79,8 @@ class ForwardedConnection(HTTP11Connection):
         with call.waiting(side.scope):
             stream = await connecting.for_call(side).dial(self._route)
             HTTP11Connection.__init__(self, stream, connecting)
-            self._changed = _nobody
+            self._changed = tell_nobody
             side.check()  # an abort that came before the new stream was in its place
-
-
-def _nobody(connection: Connection) -> None:
-    """Is told that a connection has changed."""
 
 
 def in_absolute_form(request: Request, proxy: Proxy) -> Request:

@@ -409,6 +409,10 @@ class HTTP11Connection(Connection):
         self.stream.disown()
 
 
+def tell_nobody(connection: Connection) -> None:
+    """`Connecting.changed`, for a connection of which no pool is to hear."""
+
+
 class _Gone(PrefixedStream):
     """Stands in for a stream that was handed to the caller: whatever the connection still does, does nothing."""
 

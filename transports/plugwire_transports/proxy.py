@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from plugwire import AsyncResponse, Error, Headers, ProxyError, Request, TimedOut, Timeout
 from plugwire.events import Tunnel
 from plugwire.protocols import EVERYTHING, FORWARDING_PROXY, TLS, Call
-from plugwire_transports.http11 import HTTP11Connection
+from plugwire_transports.http11 import HTTP11Connection, tell_nobody
 from plugwire_transports.prefixed import PrefixedStream
 from plugwire_transports.proxy_auth import authenticated
 
 if TYPE_CHECKING:
     from plugwire import Proxy
-    from plugwire.protocols import Connecting, Connection, Extra, Route, Stream
+    from plugwire.protocols import Connecting, Extra, Route, Stream
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ class _Asking:
         self._call = Call(call.session, call.runtime, call.origin, _NO_BUDGETS, parent=connecting.deadline)
         # No pool is to hear of its connections.
         self._alone = connecting.for_call(self._call)
-        self._alone.changed = _nobody
+        self._alone.changed = tell_nobody
         self._connection: HTTP11Connection | None = HTTP11Connection(stream, self._alone)
         self._is_aborted = False
 
@@ -177,10 +177,6 @@ class _Asking:
         self._is_aborted = True
         if self._connection is not None:
             self._connection.abort()
-
-
-def _nobody(connection: Connection) -> None:
-    """Is told that a connection has changed."""
 
 
 async def _kept(response: AsyncResponse) -> AsyncResponse:
