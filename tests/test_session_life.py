@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import plugwire
-from plugwire import Busy, Limits, NetworkError, SessionClosed, UsageError, hookimpl
+from plugwire import Busy, Headers, Limits, NetworkError, Response, SessionClosed, UsageError, hookimpl
 from plugwire.events import Close, Open
 from plugwire.testing import MockTransport, ScriptedPeer, Server
 from plugwire.testing.peer import close, expect_end, expect_head, expect_request, send, wait_for
@@ -214,6 +214,41 @@ async def test_a_derived_session_shares_the_pool_and_closes_nothing(world: World
             response = await session.get(f"{server.url}/echo")
             assert response.connection.reused
             assert "x-two" not in {name.lower() for name, _ in response.json()["headers"]}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "stays"),
+    [
+        ("https://a.example/v2", True),
+        ("https://b.example/", False),
+        ("http://a.example/", False),
+        (None, False),
+    ],
+)
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_derived_session_inherits_no_secrets_for_another_origin(
+    world: World, base_url: str | None, stays: bool, is_open: bool
+) -> None:
+    class Keyed:
+        @hookimpl
+        async def session_opened(self, session: Any) -> None:
+            session.headers["Cookie"] = "of a.example"
+
+    mock = MockTransport(lambda request: Response(200))
+    headers = Headers({"X-Key": "secret", "X-Plain": "1"})
+    headers.secret |= {"x-key"}
+    given: Any = {"base_url": "https://a.example/v1", "headers": headers, "auth": ("user", "secret")}
+    async with world.session(transports=[mock], plugins=[Keyed()], **given) as session:
+        if is_open:
+            await session.get("/")
+        url = f"{base_url or 'https://b.example'}/x"
+        await session.derive(base_url=base_url).get(url)
+        names = {name.lower() for name in mock.calls[-1].headers}
+        secrets = {"x-key", "cookie", "authorization"}
+        assert names & {*secrets, "x-plain"} == {"x-plain", *(secrets if stays else ())}
+        own: Any = {"auth": ("user", "of b"), "headers": {"X-Key": "of b"}}
+        await session.derive(base_url=base_url, **own).get(url)
+        assert {"x-key", "authorization"} <= {name.lower() for name in mock.calls[-1].headers}
 
 
 async def test_derive_refuses_what_belongs_to_the_pool(world: World) -> None:

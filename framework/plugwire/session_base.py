@@ -170,7 +170,8 @@ class SessionBase:
 
     def derive(self, **changes: Unpack[Defaults]) -> Self:
         """A light view over the same pool, transports and plugins, with other defaults. Its headers are the session's
-        as they are now, with the given ones over them. Closing it closes nothing; closing the session ends it."""
+        as they are now, with the given ones over them; but where `base_url` is given and leaves the session's origin,
+        its auth and secret headers stay behind. Closing it closes nothing; closing the session ends it."""
         refuse_unknown(changes, _DERIVABLE, "derive()")
         new = object.__new__(type(self))
         new._is_derived = True  # before what may fail: nothing is to be cleaned up

@@ -136,8 +136,13 @@ class View(Session):
         self._prepared: dict[str, tuple[bytes, frozenset[str], Headers]] = {}
 
     def derived(self, changes: Mapping[str, Any]) -> View:
-        """A view over the same engine, with other defaults."""
-        values = {**self.values, **changes, "headers": Headers(changes.get("headers")).over(self.headers)}
+        """A view over the same engine, with other defaults. Where these name another origin, or none, in `base_url`, it
+        does not inherit the auth and the secret headers that were given for this view's."""
+        values = {**self.values, **changes}
+        shares = self._shares_secrets(values.get("base_url"))
+        if not shares and "auth" not in changes:
+            values["auth"] = None
+        values["headers"] = Headers(changes.get("headers")).over(self.headers if shares else _public(self.headers))
         declared = self.declared
         if changes.get("options"):
             merged: dict[str, object] = {**(self.values.get("options") or {}), **changes["options"]}
@@ -155,9 +160,16 @@ class View(Session):
         for reference in self.early:
             view = reference()
             if view is not None:
-                for name, value in self.headers.items():
+                headers = self.headers if self._shares_secrets(view.base_url) else _public(self.headers)
+                for name, value in headers.items():
                     view.headers.add(name, value, mode="if_new")
         self.early.clear()
+
+    def _shares_secrets(self, base_url: URL | str | None) -> bool:
+        """True if what is bound to this view's origin may be inherited by one with that base_url."""
+        if self.base_url is None:
+            return True
+        return base_url is not None and is_bound(self.base_url.origin, URL(base_url).origin)
 
     # -- what plugins see
 
@@ -414,10 +426,7 @@ class View(Session):
         block, secret = self.headers.encoded(), self.headers.secret
         if known is not None and known[0] is block and known[1] is secret and with_secrets:
             return known[2]
-        base = self.headers.copy()
-        if not with_secrets:
-            for name in secret:
-                base.pop(name, None)
+        base = self.headers.copy() if with_secrets else _public(self.headers)
         if "host" not in base:
             # First, as RFC 9110, 7.2 asks for.
             base.prepend("Host", host)
@@ -431,6 +440,14 @@ class View(Session):
                 self._prepared.clear()
             self._prepared[host] = (block, secret, base)
         return base
+
+
+def _public(headers: Headers) -> Headers:
+    """A copy without what is secret."""
+    copy = headers.copy()
+    for name in copy.secret:
+        copy.pop(name, None)
+    return copy
 
 
 def _by_any_connection(request: Request) -> Request:
