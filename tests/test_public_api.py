@@ -81,7 +81,12 @@ def test_every_public_name_is_documented(name: str) -> None:
                                   "plugwire.AsyncResponse", "plugwire.URL", "plugwire.Request",
                                   "plugwire.protocols.Call", "plugwire.protocols.Stream", "plugwire.protocols.Body",
                                   "plugwire.protocols.Runtime", "plugwire.protocols.Connection",
-                                  "plugwire.protocols.Connecting", "plugwire.protocols.Route"])  # fmt: skip
+                                  "plugwire.protocols.Connecting", "plugwire.protocols.Route",
+                                  "plugwire.protocols.Session", "plugwire.protocols.CookieStore", "plugwire.Proxy",
+                                  "plugwire_plugins.CookieJar", "plugwire_plugins.Redirects",
+                                  "plugwire_plugins.SSEReconnect", "plugwire_plugins.Decompress",
+                                  "plugwire_transports.AddressGuard", "plugwire_transports.HTTPProxy",
+                                  "plugwire_transports.SOCKS", "plugwire_transports.SystemResolver"])  # fmt: skip
 def test_every_public_method_is_documented(name: str) -> None:
     module, _, attribute = name.rpartition(".")
     kind = getattr(import_module(module), attribute)

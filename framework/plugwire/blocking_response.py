@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from plugwire.bodies import NOTHING
 from plugwire.drive import drive
-from plugwire.errors import Error
+from plugwire.errors import Error, ProxyError, ResponseError
 from plugwire.messages import AsyncResponse, BodyState, ResponseBase
 
 if TYPE_CHECKING:
@@ -242,9 +242,8 @@ def driven(road: Coroutine[Any, Any, T]) -> T:
 
 def _put_face(error: Error) -> None:
     """An error that brings a response (`TooManyRedirects`, ...) brings it with the blocking face."""
-    response = getattr(error, "response", None)
-    if isinstance(response, AsyncResponse):
-        error.response = Response.over(response)  # type: ignore[attr-defined]  # it has one
+    if isinstance(error, (ResponseError, ProxyError)) and isinstance(error.response, AsyncResponse):
+        error.response = Response.over(error.response)
 
 
 class BlockingStream:

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     time = get.add_argument_group("time")
     time.add_argument("--timeout", metavar="SECONDS", type=float, help="for connecting, each read and each write")
     time.add_argument("--max-time", metavar="SECONDS", type=float, help="for everything together")
-    _add_way(get)
+    _add_connecting(get)
     get.set_defaults(run=_get)
 
     explain = commands.add_parser(
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("-X", "--method", metavar="METHOD", default="GET", help="GET is the default")
     explain.add_argument("--plugin", metavar="NAME", action="append", default=[], help="with this plugin, too")
     explain.add_argument("--transport", metavar="NAME", action="append", default=[], help="with this transport, too")
-    _add_way(explain)
+    _add_connecting(explain)
     explain.set_defaults(run=_explain)
 
     plugins = commands.add_parser(
@@ -120,26 +120,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_way(parser: argparse.ArgumentParser) -> None:
-    way = parser.add_argument_group("connection")
-    way.add_argument(
+def _add_connecting(parser: argparse.ArgumentParser) -> None:
+    connection = parser.add_argument_group("connection")
+    connection.add_argument(
         "-x", "--proxy", metavar="URL", help="by this proxy; 'none': by none, whatever the environment says"
     )
-    way.add_argument("--unix-socket", metavar="PATH", help="connect to this Unix socket in place of the URL's host")
-    way.add_argument(
+    connection.add_argument(
+        "--unix-socket", metavar="PATH", help="connect to this Unix socket in place of the URL's host"
+    )
+    connection.add_argument(
         "--resolve",
         metavar="HOST:PORT:ADDRESS[,ADDRESS...]",
         action="append",
         default=[],
         help="where this host is, whatever DNS says",
     )
-    way.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
-    way.add_argument("--ca-file", metavar="FILE", help="trust these CA certificates (PEM); 'system': the system's")
+    connection.add_argument("--insecure", action="store_true", help="do not verify the server's certificate")
+    connection.add_argument(
+        "--ca-file", metavar="FILE", help="trust these CA certificates (PEM); 'system': the system's"
+    )
 
 
-def way_of(options: Any) -> dict[str, Any]:
-    """What --unix-socket, --resolve and --proxy mean: keywords of a session."""
-    keywords: dict[str, Any] = {"options": {}, "transports": []}
+def _connecting(options: Any) -> dict[str, Any]:
+    """What these options mean: keywords of a session."""
+    if options.ca_file not in (None, "system") and not os.path.isfile(options.ca_file):
+        raise plugwire.UsageError(f"--ca-file {options.ca_file}: there is no such file")
+    tls = plugwire.TLSConfig(verify=not options.insecure, ca_file=options.ca_file)
+    keywords: dict[str, Any] = {"tls": tls, "options": {}, "transports": []}
     if options.proxy is not None:
         keywords["proxy"] = None if options.proxy == "none" else options.proxy
     if (path := options.unix_socket) is not None:
@@ -158,13 +165,6 @@ def way_of(options: Any) -> dict[str, Any]:
     return keywords
 
 
-def tls_of(options: Any) -> plugwire.TLSConfig:
-    """What --insecure and --ca-file mean."""
-    if options.ca_file not in (None, "system") and not os.path.isfile(options.ca_file):
-        raise plugwire.UsageError(f"--ca-file {options.ca_file}: there is no such file")
-    return plugwire.TLSConfig(verify=not options.insecure, ca_file=options.ca_file)
-
-
 # -- the commands ----------------------------------------------------------------------------------------------------
 
 
@@ -177,16 +177,16 @@ def _demo(options: Any) -> int:
 def _get(options: Any) -> int:
     from plugwire.fetch import fetch
 
-    response = fetch(options)
+    response = fetch(options, _connecting(options))
     if response.ok:
         return OK
     return complain(f"{response.status_code} {response.reason}", FAILED)
 
 
 def _explain(options: Any) -> int:
-    way = way_of(options)
-    way["transports"] = [*options.transport, *way["transports"]]
-    with plugwire.Session(tls=tls_of(options), plugins=options.plugin, **way) as session:
+    keywords = _connecting(options)
+    keywords["transports"] = [*options.transport, *keywords["transports"]]
+    with plugwire.Session(plugins=options.plugin, **keywords) as session:
         print(session.explain(options.url, options.method))
     return OK
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import plugwire
-from plugwire.cli import tls_of, way_of
 from plugwire.events import TLS as TLSStep
 from plugwire.events import (
     CallStep,
@@ -26,7 +25,7 @@ from plugwire.events import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import TextIO
 
     from plugwire import CallOptions, Response, Timeout
@@ -35,8 +34,12 @@ BUFFER: Final = 256 * 1024
 FORM: Final = "application/x-www-form-urlencoded"
 
 
-def fetch(options: Any) -> Response:
+def fetch(options: Any, session_keywords: Mapping[str, Any]) -> Response:
     """Fetch as the command line says; the response, its body written.
+
+    Args:
+        options: of the command, parsed.
+        session_keywords: what some of them mean for the session.
 
     Raises:
         UsageError: the arguments cannot be, before any I/O.
@@ -54,8 +57,7 @@ def fetch(options: Any) -> Response:
         output = Output(options.output) if options.output is not None else None
         if output is not None:
             stack.enter_context(output)
-        way = way_of(options)
-        session = stack.enter_context(plugwire.Session(tls=tls_of(options), timeout=_timeout(options), **way))
+        session = stack.enter_context(plugwire.Session(timeout=_timeout(options), **session_keywords))
         keywords: CallOptions = {"headers": request.headers}
         if options.no_redirects:
             keywords["follow_redirects"] = False
