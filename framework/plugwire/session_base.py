@@ -13,7 +13,7 @@ from plugwire.registry import collect_plugins
 from plugwire.route import HTTP_VERSIONS
 from plugwire.shipped import COOKIES, jar_of
 from plugwire.timeouts import Timeout
-from plugwire.view import ROUTE_OPTIONS, View, refuse_unknown
+from plugwire.view import MAX_REDIRECTS, ROUTE_OPTIONS, View, refuse_unknown
 
 if TYPE_CHECKING:
     import http.cookiejar
@@ -76,7 +76,7 @@ class SessionBase:
         options: options of plugins, json_encoder (see `ContentOptions`), and the rest of the route (local_address,
             path, socket_options), by name.
         follow_redirects: False: a redirect is given as it is. See `plugwire_plugins.Redirects`.
-        max_redirects: followed in one call at most; one more is `TooManyRedirects`.
+        max_redirects: followed in one call at most (20); one more is `TooManyRedirects`.
 
     Raises:
         UsageError, PluginError, UnknownOption, InvalidURL, InvalidHeader: something of this cannot be; before any I/O.
@@ -100,7 +100,7 @@ class SessionBase:
         defaults: bool = True,
         options: Mapping[str, object] | None = None,
         follow_redirects: bool = True,
-        max_redirects: int = 20,
+        max_redirects: int = MAX_REDIRECTS,
         **unknown: Any,
     ) -> None:
         self._is_derived = True  # until it stands: nothing is to be cleaned up

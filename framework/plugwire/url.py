@@ -32,7 +32,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Literal, NamedTuple, NoReturn, TypeAlias, final
-from urllib.parse import quote_from_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from plugwire.errors import InvalidURL
 from plugwire.forms import form_fields
@@ -69,7 +69,7 @@ class Origin(NamedTuple):
     def socket_path(self) -> str | None:
         """The Unix socket that the host of an http+unix or https+unix URL names: percent-decoded, as file names are
         (`os.fsdecode`), and not checked; with a NUL before it, the name of an abstract one. None in other schemes."""
-        return os.fsdecode(_percent_bytes(self.host)) if self.scheme in SOCKET_SCHEMES else None
+        return os.fsdecode(unquote_to_bytes(self.host)) if self.scheme in SOCKET_SCHEMES else None
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -137,11 +137,7 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _percent_decode(text: str) -> str:
-    return _percent_bytes(text).decode("utf-8", "replace") if "%" in text else text
-
-
-def _percent_bytes(text: str) -> bytes:
-    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda found: bytes.fromhex(found[1].decode()), text.encode())
+    return unquote_to_bytes(text).decode("utf-8", "replace") if "%" in text else text
 
 
 def _invalid(text: str, position: int, reason: str) -> InvalidURL:
