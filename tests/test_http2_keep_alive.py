@@ -120,7 +120,7 @@ class Setting:
     def ask(self, timeout: Timeout | None = None) -> Any:
         runtime: Any = self.clock
         session: Any = SimpleNamespace(
-            engine=SimpleNamespace(waits=Scope()), check_open=lambda: None, is_closed=False
+            engine=SimpleNamespace(waits=Scope()), check_open=lambda: None, is_closed=False, redirect_limit=None
         )  # fmt: skip
         call = Call(session, runtime, plugwire.URL(URL).origin, timeout or Timeout())
         response = drive(self.connection.send(Request("GET", URL), call))

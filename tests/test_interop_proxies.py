@@ -130,12 +130,16 @@ async def test_options_of_the_route_keep_their_meaning(world: World, squid: Squi
 
 @pytest.mark.parametrize("kind", ["http", "h2"])
 async def test_tinyproxy(world: World, tinyproxy: Door, nginx: Nginx, trusted: TLSConfig, kind: str) -> None:
-    async with world.session(proxy=f"http://{HOST}:{tinyproxy.open_port}", tls=trusted) as session:
+    # It closes behind each answer to a forwarded request, and does not say so. A POST that meets the close halfway is
+    # lost, by whatever client: nobody may send it again unasked.
+    more = {"headers": {"connection": "close"}} if kind == "http" else {}
+    async with world.session(proxy=f"http://{HOST}:{tinyproxy.open_port}", tls=trusted, **more) as session:
         await fetch(session, nginx, kind)
     credentials = f"{USER}:{PASSWORD.replace(' ', '')}@"
-    async with world.session(proxy=f"http://{credentials}{HOST}:{tinyproxy.locked_port}", tls=trusted) as session:
+    locked = f"{HOST}:{tinyproxy.locked_port}"
+    async with world.session(proxy=f"http://{credentials}{locked}", tls=trusted, **more) as session:
         await fetch(session, nginx, kind)
-    async with world.session(proxy=f"http://{HOST}:{tinyproxy.locked_port}", tls=trusted) as session:
+    async with world.session(proxy=f"http://{locked}", tls=trusted) as session:
         if kind == "http":
             assert (await session.get(f"{nginx.url}/small")).status_code in (401, 407)
         else:
