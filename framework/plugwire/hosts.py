@@ -23,11 +23,11 @@ from __future__ import annotations
 import re
 from typing import Final
 from unicodedata import bidirectional, category
+from urllib.parse import unquote_to_bytes
 
 _FORBIDDEN = re.compile(r"[\x00\t\n\r #/:<>?@\[\\\]^|]")
 _FORBIDDEN_IN_DOMAIN = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
 _NOT_OPAQUE = re.compile(r"[^\x20-\x7e]")
-_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
 _RIGHT_TO_LEFT: Final = frozenset({"R", "AL", "AN"})
 
 
@@ -73,9 +73,8 @@ def _parse_opaque(text: str) -> str:
 def _percent_decode(text: str) -> str:
     if "%" not in text:
         return text
-    data = _PERCENT.sub(lambda found: bytes.fromhex(found[1].decode()), text.encode())
     try:
-        return data.decode()
+        return unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
         pass
     raise InvalidHost("the percent-encoded bytes of the host are not UTF-8")
