@@ -501,3 +501,10 @@ def test_a_form_of_ours_can_be_read_as_parts() -> None:
 
 def test_the_default_limit_is_what_is_documented() -> None:
     assert MAX_ITEM == 16 * 1024 * 1024
+
+
+@pytest.mark.parametrize("make", [Text, Lines])
+@pytest.mark.parametrize("name", ["utf-99", "base64", "idna", "a\0b"])
+def test_what_is_no_charset_is_refused(make: Any, name: str) -> None:
+    with pytest.raises(UsageError, match="no charset of this name"):
+        make(name)

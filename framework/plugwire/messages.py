@@ -211,7 +211,7 @@ _NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escap
 """What Python's registry calls text encodings too."""
 
 
-def _charset(name: str) -> str | None:
+def charset_called(name: str) -> str | None:
     """Python's name of a charset; None if it knows none of that name."""
     import codecs
 
@@ -246,7 +246,7 @@ def _charset_of_peer(name: str) -> str | None:
     if len(name) > 40:  # the longest that is known has 20
         return None
     key = normalize_encoding(name).lower()
-    return _charset(key) if key in _known_charsets() else None
+    return charset_called(key) if key in _known_charsets() else None
 
 
 class ResponseBase:
@@ -295,7 +295,7 @@ class ResponseBase:
 
     @encoding.setter
     def encoding(self, value: str) -> None:
-        if not isinstance(value, str) or _charset(value) is None:
+        if not isinstance(value, str) or charset_called(value) is None:
             raise UsageError(f"encoding={value!r}: Python knows no such charset")
         self._override_encoding(value)
 
@@ -309,7 +309,7 @@ class ResponseBase:
         """
         content = self.content
         encoding = self.encoding
-        if _charset(encoding) in ("utf-16", "utf-32"):
+        if charset_called(encoding) in ("utf-16", "utf-32"):
             from plugwire.decoders.text import Text
 
             decoder = Text(encoding, is_certain=bool(self.encoding_override))

@@ -41,7 +41,13 @@ class Decoder(Protocol[T_co]):
 
 class AsyncDecoded(Generic[T]):
     """`async for item in response.iter_...()`. A body that is kept is run through from its start. Leaving early:
-    `await close()`, or close the response."""
+    `await close()`, or close the response. What reading and decoding raise, it raises.
+
+    Args:
+        response: whose body is read.
+        decoder: what makes items of it; used for this body only.
+        size: bytes to read at once.
+    """
 
     def __init__(self, response: AsyncResponse, decoder: Decoder[T], size: int = 65536) -> None:
         self._response = response

@@ -6,13 +6,21 @@ import codecs
 from typing import TYPE_CHECKING, Final
 
 from plugwire.errors import DecodingError, UsageError
+from plugwire.messages import charset_called
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class Pieces:
-    """Bytes as they arrive, or in pieces of exactly `size` bytes (the last one may be shorter)."""
+    """Bytes as they arrive, or in pieces of one size.
+
+    Args:
+        size: bytes of each piece, of which the last one may have fewer; None: as they arrive.
+
+    Raises:
+        UsageError: a size that means nothing.
+    """
 
     def __init__(self, size: int | None = None) -> None:
         if size is not None and (not isinstance(size, int) or size < 1):
@@ -46,15 +54,22 @@ raise in the middle of a stream."""
 
 
 class Text:
-    """Text by a charset. What does not decode becomes U+FFFD; a byte order mark goes before the charset, unless
-    `is_certain`, and is no text (WHATWG Encoding, "decode").
+    """Text by a charset. What does not decode becomes U+FFFD; a byte order mark is no text (WHATWG Encoding, "decode").
+
+    Args:
+        encoding: the charset, by a name that Python knows.
+        is_certain: no byte order mark of another charset goes before this one.
 
     Raises:
+        UsageError: there is no such charset.
         DecodingError: the charset is one of ISO-2022, and there is so much of what is none that Python gives up.
     """
 
     def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
-        self._encoding = name = codecs.lookup(encoding).name
+        name = charset_called(encoding)
+        if name is None:
+            raise UsageError(f"encoding={encoding[:80]!r}: Python knows no charset of this name")
+        self._encoding = name
         marks = _WIDE_MARKS if name == "utf-32" else ()
         if is_certain:
             self._marks = tuple(mark for mark in (*marks, *BYTE_ORDER_MARKS) if mark[1] == name)
@@ -92,7 +107,7 @@ def marked_encoding(content: bytes, marks: Sequence[tuple[bytes, str]] = BYTE_OR
 
 class Lines:
     """Lines of text without their ends; an end is LF, CRLF or CR and nothing else: `str.splitlines` would also split
-    at form feeds and at U+2028, which stand inside JSON strings."""
+    at form feeds and at U+2028, which stand inside JSON strings. Arguments and errors as of `Text`."""
 
     def __init__(self, encoding: str, *, is_certain: bool = False) -> None:
         self._text = Text(encoding, is_certain=is_certain)
