@@ -535,6 +535,21 @@ async def test_side_request_goes_past_the_plugins_it_names(world: World) -> None
     assert count.calls == 2
 
 
+async def test_side_requests_past_objects_that_are_no_plugins_leave_nothing_behind(world: World) -> None:
+    class Auth:
+        async def around_send(self, request: Any, call_next: Any, call: Any) -> Any:
+            await call.send(Request("GET", "http://h/token"), without=(self, self))
+            return await call_next(request)
+
+    async with world.session(transports=[mock()]) as session:
+        await session.get("http://h/", auth=Auth())
+        chains = len(session.view.engine._chains)
+        kept = [Auth() for _ in range(10)]  # at once, so that none has the place of another
+        for auth in kept:
+            await session.get("http://h/", auth=auth)
+        assert len(session.view.engine._chains) == chains
+
+
 async def test_side_request_tells_the_sessions_secrets_to_the_origin_of_its_call_only(world: World) -> None:
     """Which side requests a plugin makes may be decided by whom a redirect led to."""
 

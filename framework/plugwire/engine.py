@@ -114,7 +114,7 @@ class Engine:
         self._states: dict[int, tuple[object, Any]] = {}
         self.jars: list[CookieStore] = []
         """At most the first one counts; empty until somebody has a cookie, or asks."""
-        self._chains: dict[tuple[object, ...], Handler] = {}
+        self._chains: dict[tuple[bool, frozenset[int]], Handler] = {}
         self._plain = self._compile((), False)
         self._with_auth = self._compile((), True)
 
@@ -311,10 +311,12 @@ class Engine:
         return names[0] if names else "the call's auth"
 
     def _compile(self, without: tuple[object, ...], has_auth: bool) -> Handler:
-        key = (has_auth, *(id(plugin) for plugin in without))
+        # Only who has a layer counts: an auth object, of which there may be one for each call, changes nothing.
+        absent = {id(plugin) for plugin in without} & {id(layer.plugin) for layer in self.layers}
+        key = (has_auth, frozenset(absent))
         chain = self._chains.get(key)
         if chain is None:
-            layers = [layer for layer in self.layers if not any(layer.plugin is plugin for plugin in without)]
+            layers = [layer for layer in self.layers if id(layer.plugin) not in absent]
             auth = Layer(Stage.AUTH, "auth", "around_send", _authorize, True, None, True) if has_auth else None
             chain = self._chains[key] = compile_chain(layers, self._attempts, self._exchange, auth)
         return chain
