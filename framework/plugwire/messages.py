@@ -210,6 +210,10 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*(?:\"([^\"]+)\"|([^\s;\"]+))", re.IGNO
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "undefined", "unicode-escape", "raw-unicode-escape"})
 """What Python's registry calls text encodings too."""
 
+_NOT_OF_PEERS: Final = frozenset({"utf-7"})
+"""What a caller may ask for, and no peer: no browser knows it, and a run of it without end, which Python decodes anew
+with each piece, took a minute of a processor for 2 MB."""
+
 
 def charset_called(name: str) -> str | None:
     """Python's name of a charset; None if it knows none of that name."""
@@ -246,7 +250,8 @@ def _charset_of_peer(name: str) -> str | None:
     if len(name) > 40:  # the longest that is known has 20
         return None
     key = normalize_encoding(name).lower()
-    return charset_called(key) if key in _known_charsets() else None
+    found = charset_called(key) if key in _known_charsets() else None
+    return None if found in _NOT_OF_PEERS else found
 
 
 class ResponseBase:
