@@ -337,6 +337,15 @@ def test_httpoxy_cve_2016_1000110() -> None:
     assert chosen("env", "https://h/", {"HTTPS_PROXY": A, "REQUEST_METHOD": "GET"}) == A
 
 
+@pytest.mark.parametrize("url", ["ich:ge://heim@proxy:3128", "ge heim://proxy"])
+def test_what_stands_before_the_slashes_is_shown_only_if_it_is_a_scheme(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Proxy(url)
+    assert "ge" not in str(caught.value).replace(" reached ", "")
+    with pytest.raises(UsageError, match="not by 'ftp'"):
+        Proxy("ftp://proxy")
+
+
 def test_a_variable_that_nobody_understands_is_named_and_its_password_is_not() -> None:
     with pytest.raises(UsageError, match="the variable HTTPS_PROXY: ") as caught:
         chosen("env", "https://h/", {"HTTPS_PROXY": "http://u:geheim@p:99999"})

@@ -24,6 +24,7 @@ Secrets: a user name and password in a proxy's URL become its `auth`. They are i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
@@ -49,6 +50,8 @@ _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "wss": ("wss", "https", "all"),
 }
 """For each scheme of a URL: the keys of a mapping that mean it, best first."""
+
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.\-]*")
 
 _OF_THE_MESSAGE: Final = frozenset({"connection", "content-length", "host", "trailer", "transfer-encoding", "upgrade"})
 """Fields that say where a message ends or what becomes of its connection: no business of a configuration."""
@@ -132,7 +135,9 @@ def _parsed(url: object) -> tuple[Origin, tuple[str, str] | None]:
         scheme, rest = "http", url
     scheme = scheme.lower()
     if scheme not in PORTS:
-        raise UsageError(f"a proxy is reached by {', '.join(PORTS)}, not by {scheme[:20]!r}")
+        # Where it is no scheme, the "://" may be in the midst of a password.
+        shown = f", not by {scheme[:20]!r}" if _SCHEME.fullmatch(scheme) else ""
+        raise UsageError(f"a proxy is reached by {', '.join(PORTS)}{shown}")
     place, port = _authority(rest)
     if place.path != "/" or place.query is not None or place.fragment is not None:
         raise UsageError(f"the URL of a proxy ends behind its port: {scheme}://{place.authority}")
