@@ -360,10 +360,7 @@ def test_a_response_can_be_made(kind: Any) -> None:
         # Read in quadratic time by Python, and no charset of the web.
         *((f"text/plain; charset={name}", b"+AOQ-", "+AOQ-") for name in ("utf-7", "U7", "UNICODE-1-1-UTF-7")),
         # Codecs of Python that are no charsets.
-        *(
-            (f"text/plain; charset={name}", b"ab", "ab")
-            for name in ("base64", "hex", "zip", "rot13", "idna")
-        ),
+        *((f"text/plain; charset={name}", b"ab", "ab") for name in ("base64", "hex", "zip", "rot13", "idna")),
         *((f"text/plain; charset={name}", b"ab", "ab") for name in ("undefined", "unicode_escape", "punycode", "é")),
     ],
 )
