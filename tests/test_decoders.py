@@ -140,6 +140,14 @@ def test_pieces(data: bytes, places: list[int], size: int) -> None:
     assert run(Pieces(), cut(data, places)) == [piece for piece in cut(data, places) if piece]
 
 
+def test_a_large_piece_of_small_packets_is_copied_once() -> None:
+    """Copied with each packet, 30 MB of them would take the suite's patience."""
+    pieces = Pieces(30_000_000)
+    assert not any(pieces.feed(b"x" * 1000) for _ in range(29_999))
+    assert pieces.feed(b"x" * 1001) == [b"x" * 30_000_000]
+    assert pieces.end() == (b"x",)
+
+
 def test_sizes_are_checked() -> None:
     for size in (0, -1, 1.0, "1"):
         with pytest.raises(UsageError):

@@ -26,20 +26,25 @@ class Pieces:
         if size is not None and (not isinstance(size, int) or size < 1):
             raise UsageError(f"pieces of size={size!r}: a whole number, at least 1, or None")
         self._size = size
-        self._rest = b""
+        self._rest = bytearray()
 
     def feed(self, data: bytes, /) -> Sequence[bytes]:
         size = self._size
         if size is None:
             return (data,) if data else ()
         if self._rest:
-            data = self._rest + data
+            # Copied once for each piece, and not once for each packet of a piece of megabytes.
+            self._rest += data
+            if len(self._rest) < size:
+                return ()
+            data = bytes(self._rest)
         whole = len(data) - len(data) % size
-        self._rest = data[whole:]
+        self._rest = bytearray(data[whole:])
         return [data[begin : begin + size] for begin in range(0, whole, size)]
 
     def end(self) -> Sequence[bytes]:
-        rest, self._rest = self._rest, b""
+        rest = bytes(self._rest)
+        self._rest.clear()
         return (rest,) if rest else ()
 
 
