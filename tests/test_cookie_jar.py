@@ -608,6 +608,26 @@ def test_what_no_server_could_set_is_refused(jar: CookieJar, change: dict[str, A
     assert not jar
 
 
+@pytest.mark.parametrize("name", ["expires", "created"])
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**53 + 1, 1e300])
+def test_numbers_that_are_no_points_in_time_are_refused_in_a_file(
+    jar: CookieJar, tmp_path: Path, name: str, number: float
+) -> None:
+    jar.set("a", "b", domain="h.example", max_age=5)
+    jar.save(path := tmp_path / "jar")
+    content = json.loads(path.read_text())
+    content["cookies"][0][name] = number
+    path.write_text(json.dumps(content))
+    with pytest.raises(UsageError, match="wrong type"):
+        CookieJar().load(path)
+
+
+def test_an_expiry_of_any_size_is_one(jar: CookieJar) -> None:
+    for expires in (10**400, -(10**400)):
+        jar.set("a", "b", domain="h.example", expires=expires)
+        assert len(jar) == (expires > 0)
+
+
 def test_delete_and_clear(jar: CookieJar, clock: Clock) -> None:
     receive(jar, "a=1; Path=/", "a=2; Path=/a", "b=3; Domain=example.com", "c=4; Max-Age=5")
     assert jar.delete("a", path="/a") == 1 and jar.delete("a", domain="other.example") == 0

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, fields
-from math import isfinite
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -99,7 +98,8 @@ def _checked(path: str | os.PathLike[str], item: object) -> Cookie:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    # A whole number of JSON's may have thousands of digits, of which no float can be made.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= 2**53
 
 
 # -- http.cookiejar ------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from calendar import timegm
 from datetime import date
-from math import isnan
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from plugwire.protocols import Cookie
@@ -254,7 +253,7 @@ def objection(cookie: Cookie) -> str | None:
         return f"domain or path are longer than {MAX_ATTRIBUTE} bytes"
     if not cookie.host_only and (is_address(domain) or is_public_suffix(domain)):
         return "its domain is an address or a public suffix: nobody owns what is below it"
-    if cookie.expires is not None and isnan(cookie.expires):
+    if cookie.expires is not None and cookie.expires != cookie.expires:  # not by isnan(): a file may have 10**400
         return "its expiry is no point in time"
     if cookie.same_site == "none" and not cookie.secure:
         return "SameSite=None without Secure"
