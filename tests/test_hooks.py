@@ -21,6 +21,7 @@ from plugwire.events import CallStep, Head
 from plugwire.hookspecs import ASYNC_HOOKS, DEFAULT_STAGES, HOOKS, Hooks, Stage
 from plugwire.protocols import Body, WatchedBody
 from plugwire.registry import entry_points
+from plugwire.shipped import DEFAULT_PLUGINS, SHIPPED_PLUGINS
 from plugwire.testing import MockTransport
 from worlds import World
 
@@ -158,6 +159,13 @@ def test_stages_are_documented_in_order() -> None:
     ]
     for hook, stage in DEFAULT_STAGES.items():
         assert re.search(rf"`{hook}`( stands)? at `{stage.word}`", text)
+
+
+def test_the_stages_of_shipped_plugins_are_documented() -> None:
+    table = (DOCS / "hooks.md").read_text().partition("| shipped plugin | stands at |\n")[2].partition("\n\n")[0]
+    with plugwire.Session(plugins=[name for name in SHIPPED_PLUGINS if name not in DEFAULT_PLUGINS]) as session:
+        layers = [[layer.name, layer.stage.word] for layer in session.view.engine.layers]
+    assert [re.findall(r"`([\w-]+)`", line) for line in table.splitlines()[1:]] == layers
 
 
 @pytest.mark.parametrize("page", PAGES)
