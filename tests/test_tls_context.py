@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -46,6 +47,22 @@ def test_threads_that_come_at_once_build_one(monkeypatch: pytest.MonkeyPatch) ->
     with ThreadPoolExecutor(8) as threads:
         contexts = set(threads.map(lambda _: context_for(TLSConfig()), range(32)))
     assert len(contexts) == len(built) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_the_child_of_a_fork_waits_for_no_thread_that_builds_one() -> None:
+    with tls_context._lock:  # as if another thread had it
+        child = os.fork()
+        if not child:
+            signal.alarm(10)
+            status = 1
+            try:
+                context_for(TLSConfig(ca_data=CA_PEM))
+                status = 0
+            finally:
+                os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

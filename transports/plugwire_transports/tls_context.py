@@ -45,6 +45,16 @@ _contexts: OrderedDict[object, ssl.SSLContext] = OrderedDict()
 _lock = Lock()
 
 
+def _after_fork() -> None:
+    """In the child: another thread may have been building a context, and here nobody would ever give the lock back."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def context_for(config: TLSConfig, alpn: Sequence[str] = ()) -> ssl.SSLContext:
     """The context for these settings. The same object for equal settings, from any thread.
 
