@@ -350,6 +350,8 @@ def test_a_variable_that_nobody_understands_is_named_and_its_password_is_not() -
     with pytest.raises(UsageError, match="the variable HTTPS_PROXY: ") as caught:
         chosen("env", "https://h/", {"HTTPS_PROXY": "http://u:geheim@p:99999"})
     assert "geheim" not in str(caught.value)
+    read = read_environment({"HTTPS_PROXY": "http://u:geheim@p"})
+    assert "HTTPS_PROXY" in repr(read) and "geheim" not in repr(read)
 
 
 # -- in a session --------------------------------------------------------------------------------------------------

@@ -269,6 +269,9 @@ class Environment(NamedTuple):
     exempt: tuple[Rule, ...]
     exempt_by: str
 
+    def __repr__(self) -> str:
+        return f"<Environment {', '.join(name for name, _ in self.values.values())}>"  # no values: passwords are there
+
     def choose(self, origin: Origin) -> Choice:
         """The proxy of the first variable that has one for this origin."""
         for kind in _KINDS.get(origin.scheme, ()):
