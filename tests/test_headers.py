@@ -546,6 +546,13 @@ def test_secrets_are_redacted_in_every_repr() -> None:
     assert repr(Headers.from_block(headers.encoded())).count("***") == 4  # a new one knows the default names only
 
 
+def test_a_password_in_a_url_is_not_shown() -> None:
+    headers = Headers({"Location": "https://user:t0ken@h/a@b", "Link": "<//t0ken@h>, </x>", "From": "me@h"})
+    assert "t0ken" not in repr(headers)
+    for rest in ("'https://***@h/a@b'", "'<//***@h>, </x>'", "'me@h'"):
+        assert rest in repr(headers)
+
+
 def test_secret_names_travel() -> None:
     base = Headers({"x-key": "1"})
     base.secret |= {"x-key"}

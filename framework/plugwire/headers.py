@@ -54,6 +54,7 @@ AddMode: TypeAlias = Literal["append", "replace", "if_new", "coalesce"]
 SECRET_NAMES: Final = frozenset({"authorization", "proxy-authorization", "cookie", "set-cookie"})
 """The names that every new `Headers` redacts in its repr."""
 
+_USERINFO: Final = re.compile(r"//[^/?#@\s]*@")
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++")
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*+")
 _LINE: Final = re.compile(r"([^:]++):[ \t]*+([^\r]*+)\r\n")
@@ -366,7 +367,9 @@ class Headers(MutableMapping[str, str]):
         return f"Headers({[(name, self._shown(name, value)) for name, value in self._fields.parsed_lines()]!r})"
 
     def _shown(self, name: str, value: str) -> str:
-        return "***" if name.lower() in self._secret else value
+        if name.lower() in self._secret:
+            return "***"
+        return _USERINFO.sub("//***@", value) if "@" in value else value  # a Location may have a token there
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (self.encoded(), self._secret))
