@@ -212,6 +212,14 @@ def test_the_step_up_to_https_is_the_only_one_that_keeps_them(origin: str, targe
     assert ("authorization" in redirected(request, 302, URL(target)).headers) is stays
 
 
+def test_what_is_for_a_proxy_does_not_take_the_step_up_to_https() -> None:
+    """There may be a proxy for http only; then the origin would get it."""
+    headers = {"Authorization": "a", "Proxy-Authorization": SECRET}
+    request = Request("GET", "http://a.example/", headers=headers)
+    assert list(redirected(request, 302, URL("https://a.example/")).headers) == ["Authorization"]
+    assert list(redirected(request, 302, URL("http://a.example/x")).headers) == list(headers)
+
+
 def test_every_line_of_a_secret_goes_however_it_is_spelt() -> None:
     lines = [("COOKIE", "a=1"), ("cookie", "b=2"), ("aUthorization", SECRET), ("Authorization", SECRET)]
     lines += [("PROXY-authorization", SECRET), ("proxy-Authorization", SECRET), ("HOST", "h")]

@@ -16,9 +16,9 @@ Rules that hold, and what breaks without them:
 
 1. *A secret goes to its own origin.* At each hop that leaves the origin (`is_bound`), the fields of `BOUND` and those
    that the caller or the session named in `Headers.secret` are dropped, every line of them, and do not come back,
-   wherever the chain leads. The call's auth and the session's secret headers are added to each request by the core,
-   for their origin only, so a chain that comes home is authorized again. Otherwise a site that anybody may redirect
-   to reads the token.
+   wherever the chain leads; what is for the proxy is dropped at the step up to https, too. The call's auth and the
+   session's secret headers are added to each request by the core, for their origin only, so a chain that comes home is
+   authorized again. Otherwise a site that anybody may redirect to reads the token.
 2. *A peer gives no credentials.* User and password in a Location are neither used nor kept. Otherwise a site could log
    a user in as somebody else, or put a secret of its choice where URLs are shown.
 3. *Never down.* From https, and from a socket of this machine, to http only if that was asked for. Otherwise whoever
@@ -137,6 +137,9 @@ def redirected(request: Request, status: int, target: URL, secret: Collection[st
     if not is_bound(request.origin, target.origin):
         bound = BOUND | request.headers.secret | frozenset(secret)
         _drop(following.headers, bound.__contains__)
+    elif request.origin != target.origin:
+        # The step up to https: it goes by another proxy, or by none, and then the origin would read it.
+        following.headers.pop("Proxy-Authorization", None)
     return following
 
 
