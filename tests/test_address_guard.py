@@ -329,10 +329,12 @@ async def test_a_proxy_is_refused_unless_it_is_trusted(world: World, names: Name
         async with world.session(proxy=proxy, transports=[AddressGuard(), ConnectProxy()]) as session:
             assert "allow_proxies" in str(await refused(session, "http://origin.example/x"))
         assert peer.accepted == 0
-        guard = AddressGuard(allow_proxies=True, deny=["secret.example"])
+        guard = AddressGuard(allow_proxies=True, deny=["secret.example", "10.0.0.0/8"])
         async with world.session(proxy=proxy, transports=[guard, ConnectProxy()]) as session:
             assert (await session.get("http://origin.example/x")).text == "ok"
             await refused(session, "http://secret.example/x")
+            for address in ("10.1.2.3", "[::ffff:10.1.2.3]", "[64:ff9b::a01:203]"):  # what a name is, the proxy knows
+                assert "denied" in str(await refused(session, f"http://{address}/"))
             # The proxy itself is trusted as a proxy only.
             await refused(session, f"{proxy}/x", proxy=None)
             await refused(session, "http://proxy.example:1/", proxy=None)

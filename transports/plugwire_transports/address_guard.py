@@ -250,7 +250,7 @@ class AddressGuard:
             _proxy.set(before)  # not by a token: between its making and its keeping there is room for an interrupt
 
     def _check_host(self, host: str, port: int) -> None:
-        if self._deny.has_place(host, port):
+        if self._deny.has_place(host, port) or self._is_denied(_address(host)):
             raise _refused(host, None, "denied")
 
     def _check_path(self, host: str, path: str) -> None:
@@ -269,15 +269,26 @@ class AddressGuard:
             raise ConnectionResetError("the peer's address cannot be told, so it cannot be checked")
 
     def _why_not(self, host: str, port: int, address: Address) -> str | None:
-        try:
-            found = unmapped(ip_address(address.host))
-        except ValueError:
+        found = _address(address.host)
+        if found is None:
             return "no IP address"
-        behind = behind_nat64(found)
-        if self._deny.has_address(found) or (behind is not None and self._deny.has_address(behind)):
+        if self._is_denied(found):
             return "denied"
         is_chosen = self._allow.has_place(host, port) or _proxy.get() == Place(host.removesuffix("."), port)
         return None if is_chosen or self._allow.has_address(found) else special(found)
+
+    def _is_denied(self, address: IPAddress | None) -> bool:
+        """True if a denied network has it, or what a NAT64 makes of it."""
+        forms = (address, behind_nat64(address)) if address is not None else ()
+        return any(self._deny.has_address(form) for form in forms if form is not None)
+
+
+def _address(host: str) -> IPAddress | None:
+    """The address that a host is, as the system dials it; None if it is a name."""
+    try:
+        return unmapped(ip_address(host))
+    except ValueError:
+        return None
 
 
 def _refused(host: str, address: str | None, reason: str) -> AddressRefused:
