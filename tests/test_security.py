@@ -56,7 +56,7 @@ from plugwire_plugins import (
 )
 from plugwire_transports import SystemResolver, http11_body, http11_wire, resolver, tls_context, tls_sessions
 from plugwire_transports import proxy as http_proxy
-from plugwire_transports.http2 import floods, receiver, streams
+from plugwire_transports.http2 import floods, heads, receiver, streams
 from plugwire_transports.http2 import hpack as own_hpack
 from plugwire_transports.http2.hpack import Decoder, TooLarge
 from plugwire_transports.http11_wire import encode_head
@@ -379,6 +379,8 @@ CONSTANTS: dict[str, Callable[[], float]] = {
     "MAX_REMEMBERED": lambda: streams.MAX_REMEMBERED,
     "MAX_FRAME_SIZE": lambda: receiver.MAX_FRAME_SIZE,
     "MAX_TABLE_SIZE": lambda: own_hpack.MAX_TABLE_SIZE,
+    "MAX_MEMO": lambda: heads.MAX_MEMO,
+    "MAX_MEMO_BLOCK": lambda: heads.MAX_MEMO_BLOCK,
     "MAX_CONTEXTS": lambda: tls_context.MAX_CONTEXTS,
     "MAX_ROUTES": lambda: tls_sessions.MAX_ROUTES,
     "MAX_PER_ROUTE": lambda: tls_sessions.MAX_PER_ROUTE,
