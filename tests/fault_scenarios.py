@@ -34,7 +34,7 @@ from plugwire_plugins.retries import Retries, RetryPolicy
 from plugwire_transports import HTTPProxy
 from proxy_peer import WANTS, Challenge, relay
 from third_party.hedging import Hedging
-from worlds import KINDS, World
+from worlds import KINDS, PATIENCE, World
 
 LARGE = 300_000
 ONE = Limits(max_connections=1)
@@ -118,6 +118,15 @@ class Sites:
             self.h2_tunnel = stack.enter_context(Forward(self.h2_tls))
             self._stack = stack.pop_all()
         return self
+
+    def wait_closed(self, patience: float = PATIENCE) -> bool:
+        """Wait until no connection is open on the servers' side either; False if that took too long. Who forwards
+        closes its own connections to the others last."""
+        forwards = (self.forwarding, self.tunnel, self.h2_tunnel)
+        return all(
+            server.wait_closed(patience)
+            for server in (*forwards, self.plain, self.tls, self.h2, self.h2_tls, self.switch)
+        )
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)

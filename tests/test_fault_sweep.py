@@ -42,14 +42,13 @@ def descriptors() -> int:
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault_at_any_operation_leaves_nothing(sites: Sites, scenario: Scenario, world: str) -> None:
-    server = getattr(sites, scenario.site)
-    assert server.wait_closed()
+    assert sites.wait_closed()
     threads = {thread for thread in threading.enumerate() if not thread.daemon}
     before = descriptors()
     for first, fault in part_of(scenario, world):
         swept(sites, scenario, fault, world, first=first, step=STEP)
     assert {thread for thread in threading.enumerate() if not thread.daemon} == threads
-    assert server.wait_closed(), "the client has left a connection open"
+    assert sites.wait_closed(), "the client has left a connection open"
     if descriptors() > before:
         gc.collect()
         assert descriptors() <= before
