@@ -826,21 +826,20 @@ class Sharing:
     def _until(self, me: int, number: int) -> None:
         while True:
             with self.section:
-                self._move()
+                self._move(me)
                 if self.come.get(me, 0) >= number:
                     if self.leader == me:
                         self.leader = 0
                     self.section.notify_all()
                     return
                 if self.leader not in (0, me):
-                    self.stream.nudge()  # it may have been our read that took what the leader waits for
                     assert self.section.wait(30)
                     continue
                 self.leader = me
                 write = self.stream.unsent > 0
             drive(self.stream.wait(True, write, self.now() + 30))
 
-    def _move(self) -> None:
+    def _move(self, me: int) -> None:
         if self.stream.unsent:
             self.stream.write_now(b"")
         data = self.stream.read_now(65536)
@@ -853,6 +852,8 @@ class Sharing:
             assert len(set(piece)) == 1, "bytes of two threads are mixed"
             self.come[piece[0]] = self.come.get(piece[0], 0) + 1
         self.section.notify_all()
+        if self.leader not in (0, me):
+            self.stream.nudge()  # our read may have taken what the leader waits for, and this may be our last one
 
 
 def echoes(stream: Stream, runtime: Runtime) -> threading.Thread:
