@@ -67,6 +67,21 @@ async def test_it_sees_the_request_as_it_came_down(world: World) -> None:
         assert request.url.href == "http://h/busy"
 
 
+async def test_who_is_entered_first_changes_nothing_for_the_next(world: World) -> None:
+    """Both are entered by the response: the inner one's request is its own."""
+
+    class Marks(OnBusy):
+        @hookimpl(stage="redirect", if_response=OnBusy.is_busy)
+        async def around_call(self, request: Any, call_next: Any, call: Any) -> Any:
+            request.headers["x-marked"] = "1"
+            return await call_next(request)
+
+    again = OnBusy()
+    async with world.session(plugins=[again, Marks()], transports=[busy_once()]) as session:
+        await session.get("http://h/busy", headers={"x-own": "1"})
+    assert [name.lower() for name, _ in again.seen[0].headers.items()] == ["x-own"]
+
+
 async def test_a_send_layer_below_changes_nothing_above(world: World) -> None:
     again = OnBusy()
 

@@ -243,7 +243,7 @@ def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given
                     raise
                 if is_needed:
                     before = given.copy()
-                    before.headers = headers
+                    before.headers = headers.copy()
                     answers = entry.layer.name
                     response = await entry.enter(before, call, response)
                     if not isinstance(response, AsyncResponse):
