@@ -321,6 +321,8 @@ class Connecting:
         limits: what a peer may make us hold.
         changed: to be given to the connection.
         scope: what waits on behalf of the call; for `Runtime.dial_tcp(scope=...)`.
+        route: what is being connected at this step: a resolver, which is told a host only, may ask for which route, or
+            on the way to which proxy (`Route.hop_of`), it is to be resolved. None at the very begin.
     """
 
     def __init__(
@@ -337,7 +339,7 @@ class Connecting:
         self._connector = connector
         self._asked = asked
         self._refusals = refusals  # what was said on the way to this connection
-        self._route = route
+        self.route = route
         self.call = call
         self.runtime: Runtime = call.runtime
         self.deadline = deadline
@@ -373,7 +375,7 @@ class Connecting:
             return await resolver.resolve(host, port, connecting)
 
         found: Sequence[Address] = await self._ask(
-            "resolver", self._route, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
+            "resolver", self.route, cast("Any", ask), "resolve", ResolveError, f"{host} cannot be resolved"
         )
         if not found:
             raise ResolveError(f"{host} cannot be resolved: no address").at("resolve")
@@ -382,10 +384,10 @@ class Connecting:
     def forget(self, host: str, port: int) -> None:
         """The addresses that `resolve` gave are of no use: none took a connection. The resolvers below that remember
         them (those with a `forget`) drop them, so that who asks next gets an answer that is new."""
-        for transport in self._next("resolver", self._route):
+        for transport in self._next("resolver", self.route):
             forget: Callable[[str, int, Connecting], object] | None = getattr(transport, "forget", None)
             if forget is not None:
-                forget(host, port, self._below("resolver", transport, self._route))
+                forget(host, port, self._below("resolver", transport, self.route))
 
     async def dial(self, route: Route) -> Stream:
         """A stream, by the diallers below."""
@@ -449,7 +451,7 @@ class Connecting:
         dials once more when a later call needs it to."""
         deadline = call.deadline.earlier(call.timeout.connect, "connect")
         return type(self)(
-            self._connector, call, deadline, self.limits, self.changed, self._asked, self._refusals, self._route
+            self._connector, call, deadline, self.limits, self.changed, self._asked, self._refusals, self.route
         )
 
     # -- how each of them asks

@@ -19,7 +19,6 @@ refused as a whole. Which prefixes of its own a network gives to NAT64, nobody c
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -80,9 +79,6 @@ PUBLIC_IPV6: Final = IPv6Network("2000::/3")
 MAPPED: Final = IPv6Network("::ffff:0:0/96")
 NAT64: Final = IPv6Network("64:ff9b::/96")
 """RFC 4291, 2.5.5.2; RFC 6052, 2.1."""
-
-_proxy: ContextVar[Place | None] = ContextVar("plugwire_guarded_proxy", default=None)
-"""The proxy through which a guarded route is being dialled: the program chose it, so it may be anywhere."""
 
 
 def special(address: IPAddress) -> str | None:
@@ -209,7 +205,7 @@ class AddressGuard:
         """
         self._check_host(host, port)
         found = await connecting.resolve(host, port)
-        reasons = {address: self._why_not(host, port, address) for address in found}
+        reasons = {address: self._why_not(connecting.route, host, port, address) for address in found}
         allowed = [address for address, reason in reasons.items() if reason is None]
         if not allowed:
             address, reason = next(iter(reasons.items()))
@@ -241,13 +237,7 @@ class AddressGuard:
         if not self._allow_proxies:
             reason = "a proxy is on the way, which resolves it unseen (see AddressGuard, allow_proxies)"
             raise _refused(route.host, None, reason)
-        proxy = route.to_proxy()
-        before = _proxy.get()
-        try:
-            _proxy.set(Place(proxy.host.removesuffix("."), proxy.port))
-            return await connecting.dial(route)
-        finally:
-            _proxy.set(before)  # not by a token: between its making and its keeping there is room for an interrupt
+        return await connecting.dial(route)
 
     def _check_host(self, host: str, port: int) -> None:
         if self._deny.has_place(host, port) or self._is_denied(_address(host)):
@@ -260,7 +250,7 @@ class AddressGuard:
     def _check_peer(self, route: Route, peer: Address | str | None) -> None:
         """Who is at the other end."""
         if isinstance(peer, Address):
-            if reason := self._why_not(route.host, route.port, peer):
+            if reason := self._why_not(route, route.host, route.port, peer):
                 raise _refused(route.host, peer.host, reason)
         elif peer is not None:
             self._check_path(route.host, peer)
@@ -268,13 +258,13 @@ class AddressGuard:
             # Gone already, most likely: the system tells the address of a connected socket only.
             raise ConnectionResetError("the peer's address cannot be told, so it cannot be checked")
 
-    def _why_not(self, host: str, port: int, address: Address) -> str | None:
+    def _why_not(self, route: Route | None, host: str, port: int, address: Address) -> str | None:
         found = _address(address.host)
         if found is None:
             return "no IP address"
         if self._is_denied(found):
             return "denied"
-        is_chosen = self._allow.has_place(host, port) or _proxy.get() == Place(host.removesuffix("."), port)
+        is_chosen = self._allow.has_place(host, port) or (self._allow_proxies and _is_proxy(route, host, port))
         return None if is_chosen or self._allow.has_address(found) else special(found)
 
     def _is_denied(self, address: IPAddress | None) -> bool:
@@ -289,6 +279,14 @@ def _address(host: str) -> IPAddress | None:
         return unmapped(ip_address(host))
     except ValueError:
         return None
+
+
+def _is_proxy(route: Route | None, host: str, port: int) -> bool:
+    """True if the host is the proxy on the way, which the program chose."""
+    if route is None:
+        return False
+    hop = route if route.hop_of is not None else route.to_proxy() if route.proxy is not None else None
+    return hop is not None and (host.removesuffix("."), port) == (hop.host.removesuffix("."), hop.port)
 
 
 def _refused(host: str, address: str | None, reason: str) -> AddressRefused:
