@@ -17,7 +17,7 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_MET
     os.environ.pop(_name.upper(), None)
 
 # CI sees the same examples in every run, so that a red run can be had again; at home each run looks elsewhere.
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
