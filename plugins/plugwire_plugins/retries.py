@@ -73,8 +73,8 @@ IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE
 PASSING: Final[tuple[type[Error], ...]] = (
     NetworkError, ConnectTimeout, WriteTimeout, ReadTimeout, IncompleteBody, StreamReset,
 )  # fmt: skip
-"""Errors that may pass by themselves; and all others that are `replayable`, because the peer said that it did not act.
-The rest of a peer's errors are not among them: what it said wrong once it will say wrong again."""
+"""Errors that may pass by themselves; and all others before the body that are `replayable`, because the peer said that
+it did not act. The rest of a peer's errors are not among them: what it said wrong once it will say wrong again."""
 
 LASTING: Final[tuple[type[Error], ...]] = (
     UsageError, Cancelled, TotalTimeout, HeadTimeout, PoolTimeout, AddressRefused, CertificateError, ResponseError,
