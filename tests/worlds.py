@@ -32,12 +32,13 @@ from plugwire.drive import drive
 from plugwire.runtimes import blocking_runtime, current_async_runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+    from types import FrameType
 
     from plugwire.protocols import Runtime
 
 WORLDS = ("blocking", "asyncio", "trio")
-PATIENCE = 60.0
+PATIENCE = 60.0 * int(os.environ.get("PLUGWIRE_SOAK", "1"))
 """Seconds after which something that must happen counts as missing."""
 
 
@@ -62,30 +63,46 @@ class Outcome:
 class Background:
     """Something that goes on beside the test; made by `World.in_background`. It must be waited for."""
 
-    def __init__(self, runtime: Runtime, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]):
+    def __init__(self, world: World, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]):
+        self._world = world
         self._outcome = Outcome()
-        self.thread: threading.Thread | None = None
-        self.is_joined = False
-        self._task = runtime.start(self._run, function, args)
+        self._has_begun = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.is_joined = self.has_ended = False
+        self._task = world.runtime().start(self._run, function, args)
 
     async def _run(self, function: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]) -> None:
-        self.thread = threading.current_thread()
+        self._thread = threading.current_thread()
+        self._has_begun.set()
         try:
             self._outcome.value = await function(*args)
         except BaseException as error:
             self._outcome.error = error
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self.has_ended = True
 
     def cancel(self) -> None:
         """The world's own cancellation; in the blocking world what it waits for is aborted."""
         self._task.cancel()
 
+    @property
+    def thread(self) -> threading.Thread:
+        """In which it runs; to be asked for in the blocking world, where it begins by itself."""
+        assert self._has_begun.wait(PATIENCE), "its thread never began"
+        assert self._thread is not None
+        return self._thread
+
     async def outcome(self) -> Outcome:
         """Wait for its end."""
         self.is_joined = True
-        await self._task.join()
+        await self._world.join(self)
         return self._outcome
+
+    async def ended(self) -> None:
+        """Wait for its end, however long."""
+        await self._task.join()
 
     async def result(self) -> Any:
         """Wait for its end; what it raised is raised."""
@@ -113,6 +130,10 @@ class World(ABC):
         """Run all at once: threads, tasks. Their results; the first error is raised after all have ended."""
 
     @abstractmethod
+    async def join(self, background: Background) -> None:
+        """Wait for its end, as long as patience lasts."""
+
+    @abstractmethod
     async def settle(self) -> None:
         """Let everything else in this world go on until it waits."""
 
@@ -122,9 +143,19 @@ class World(ABC):
 
     def in_background(self, function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Background:
         """Begin `function(*args)`; its outcome must be awaited."""
-        background = Background(self.runtime(), function, args)
+        background = Background(self, function, args)
         self._background.append(background)
         return background
+
+    async def until(self, is_so: Callable[[], bool], tell: Callable[[], object], *going_on: Background) -> None:
+        """Let everything else go on until `is_so()`. Fails when patience is over, with what `tell()` says, and when one
+        of those that it needs has ended before that, with what it raised."""
+        over = time.monotonic() + PATIENCE
+        while not is_so():
+            for one in going_on:
+                assert not one.has_ended, f"it ended too early, with {await one.result()!r}"
+            assert time.monotonic() < over, f"it never came to that: {tell()}"
+            await self.settle()
 
     async def cancelled_after(
         self, function: Callable[[], Coroutine[Any, Any, Any]], when: threading.Event | Callable[[], Awaitable[object]]
@@ -175,17 +206,14 @@ class BlockingWorld(World):
         ]
         for thread in threads:
             thread.start()
-        until = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(max(until - time.monotonic(), 0))
-        stuck = [thread for thread in threads if thread.is_alive()]
-        assert not stuck, "threads hang:\n" + "\n".join(_stack(thread) for thread in stuck)
+        join_all(threads)
         return _results(outcomes)
+
+    async def join(self, background: Background) -> None:
+        join_all([background.thread])
 
     async def settle(self) -> None:
         for one in self._background:
-            while one.thread is None:
-                time.sleep(0.0005)  # noqa: ASYNC251  (nothing here runs in a loop)
             until_it_waits(one.thread)
 
     def session(self, **kwargs: Any) -> Any:
@@ -194,11 +222,21 @@ class BlockingWorld(World):
         return AsyncFace(plugwire.Session(**kwargs))
 
 
+def join_all(threads: Sequence[threading.Thread]) -> None:
+    """Wait for their end, as long as patience lasts."""
+    until = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.join(max(until - time.monotonic(), 0))
+    stuck = [thread for thread in threads if thread.is_alive()]
+    assert not stuck, "threads hang:\n" + "\n".join(_stack(thread) for thread in stuck)
+
+
 def until_it_waits(thread: threading.Thread) -> None:
     """Return when the thread waits in a system call, or has ended. Linux says of each thread in which call it stands;
     because a thread that waits for its turn to run stands in one too, it must be seen in one many times in a row."""
-    seen = 0
+    seen, until = 0, time.monotonic() + PATIENCE
     while seen < 20 and thread.is_alive():
+        assert time.monotonic() < until, f"it never waits:\n{_stack(thread)}"
         try:
             with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
                 seen = 0 if file.read().startswith("running") else seen + 1
@@ -210,6 +248,18 @@ def until_it_waits(thread: threading.Thread) -> None:
 def _stack(thread: threading.Thread) -> str:
     frame = sys._current_frames().get(thread.ident or 0)
     return f"{thread.name}:\n" + ("".join(traceback.format_stack(frame)) if frame is not None else "(ended)")
+
+
+def _stack_of_coroutine(coroutine: object) -> str:
+    """Where it stands, and where what it awaits stands, and so on."""
+    frames: list[tuple[FrameType, int]] = []
+    while True:
+        kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(coroutine, f"{kind}_frame")), None)
+        frame = getattr(coroutine, f"{kind}_frame", None)
+        if frame is None:
+            return "".join(traceback.StackSummary.extract(iter(frames)).format())
+        frames.append((frame, frame.f_lineno))
+        coroutine = getattr(coroutine, "gi_yieldfrom" if kind == "gi" else f"{kind}_await")
 
 
 class AsyncioWorld(World):
@@ -229,8 +279,36 @@ class AsyncioWorld(World):
 
     async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
         outcomes = [Outcome() for _ in thunks]
-        await asyncio.gather(*(_into(outcome, thunk) for outcome, thunk in zip(outcomes, thunks, strict=True)))
+        together = asyncio.gather(*(_into(outcome, thunk) for outcome, thunk in zip(outcomes, thunks, strict=True)))
+        hanging = ""
+
+        def give_up() -> None:
+            nonlocal hanging
+            hanging = self._stacks()
+            together.cancel()
+
+        alarm = asyncio.get_running_loop().call_later(PATIENCE, give_up)
+        try:
+            await together
+        except asyncio.CancelledError:
+            assert not hanging, hanging
+            raise
+        finally:
+            alarm.cancel()
         return _results(outcomes)
+
+    async def join(self, background: Background) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await background.ended()
+        except TimeoutError:
+            raise AssertionError(self._stacks()) from None
+
+    def _stacks(self) -> str:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        return "tasks hang:\n" + "\n".join(
+            f"{task.get_name()}:\n{_stack_of_coroutine(task.get_coro())}" for task in tasks
+        )
 
     async def settle(self) -> None:
         for _ in range(20):
@@ -260,13 +338,43 @@ class TrioWorld(World):
 
     async def gather(self, *thunks: Callable[[], Awaitable[Any]]) -> list[Any]:
         outcomes = [Outcome() for _ in thunks]
-        async with trio.open_nursery() as nursery:
-            for outcome, thunk in zip(outcomes, thunks, strict=True):
-                nursery.start_soon(_into, outcome, thunk)
+        hanging = ""
+
+        async def give_up(scope: trio.CancelScope) -> None:
+            nonlocal hanging
+            await trio.sleep(PATIENCE)
+            hanging = self._stacks()
+            scope.cancel()
+
+        async with trio.open_nursery() as watched:
+            watched.start_soon(give_up, watched.cancel_scope)
+            async with trio.open_nursery() as nursery:
+                for outcome, thunk in zip(outcomes, thunks, strict=True):
+                    nursery.start_soon(_into, outcome, thunk)
+            watched.cancel_scope.cancel()
+        assert not hanging, hanging
         return _results(outcomes)
 
+    async def join(self, background: Background) -> None:
+        with trio.move_on_after(PATIENCE) as patience:
+            await background.ended()
+        assert not patience.cancelled_caught, self._stacks()
+
     async def settle(self) -> None:
-        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(PATIENCE) as patience:
+            await trio.testing.wait_all_tasks_blocked()
+        assert not patience.cancelled_caught, self._stacks()
+
+    def _stacks(self) -> str:
+        root = trio.lowlevel.current_root_task()
+        assert root is not None
+        tasks, found = [root], []
+        while tasks:
+            task = tasks.pop()
+            tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+            if task is not trio.lowlevel.current_task():
+                found.append(f"{task.name}:\n{_stack_of_coroutine(task.coro)}")
+        return "tasks hang:\n" + "\n".join(found)
 
     def session(self, **kwargs: Any) -> Any:
         import plugwire
