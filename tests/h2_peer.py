@@ -25,7 +25,7 @@ Rules that hold:
   `peer.event(RstStreamFrame)` is a threading.Event that is set when one has come. A new request then is a failure,
   because nobody would answer it.
 - Nothing sleeps. Where the order matters: `h2.wait_for(event)` for what the test says, `h2.sync()` (a PING and its ACK)
-  for "the client has handled all that I have sent, and this is what it sent before".
+  for "the client has handled all that I have sent, and this is what it sent before", `h2.impose(...)` for SETTINGS.
 - What is sent is not checked. What comes is: a client that sends frames above MAX_FRAME_SIZE, more DATA than the
   windows let out or stream ids out of order fails the script (`h2.checks = False`, where windows go by `send_raw`).
 """
@@ -292,6 +292,12 @@ class Conversation:
     def send_settings(self, **settings: int) -> None:
         """SETTINGS, by the names of RFC 9113 6.5.2 in lower case: `send_settings(max_concurrent_streams=1)`."""
         self.send(SettingsFrame(0, {getattr(SettingsFrame, name.upper()): settings[name] for name in settings}))
+
+    def impose(self, **settings: int) -> None:
+        """As `send_settings`, and return once the client goes by them. The ACK that comes next does not tell: it may be
+        that of the SETTINGS before, of the handshake for instance."""
+        self.send_settings(**settings)
+        self.sync()
 
     def rst(self, stream_id: int, code: int = 0) -> None:
         self.send(RstStreamFrame(stream_id, error_code=code))

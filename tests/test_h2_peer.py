@@ -201,6 +201,18 @@ def test_takes_frames_by_kind_stream_and_flag() -> None:
         assert one.until(h2.events.StreamReset).error_code == 8
 
 
+def test_what_is_imposed_is_not_taken_for_acknowledged_by_the_ack_of_the_handshake() -> None:
+    def script(h2: Conversation) -> None:
+        h2.impose(initial_window_size=1)
+        acknowledged = [frame for frame in h2.received if isinstance(frame, SettingsFrame) and "ACK" in frame.flags]
+        assert len(acknowledged) == 2
+        h2.goaway(0, 11, b"calm")
+
+    with H2Peer(script) as peer, client(peer) as one:
+        one.until(h2.events.ConnectionTerminated)
+        assert one.h2.remote_settings.initial_window_size == 1
+
+
 def test_sync_gives_what_the_client_sent_before() -> None:
     def script(h2: Conversation) -> None:
         h2.await_headers()
