@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 # Real servers: ca, nginx, apache, node, asgi, nghttpd, peer, site, h2_site. And `names`, in place of DNS.
@@ -20,6 +22,15 @@ for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_MET
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+@pytest.fixture(autouse=True)
+def no_company() -> Iterator[None]:
+    """However long a dial takes on a busy machine, nobody who waits for it dials too: tests count connections. Modules
+    about this very thing have a fixture of the same name that changes nothing."""
+    with pytest.MonkeyPatch.context() as patch:  # one of its own: tests undo theirs in the midst
+        patch.setattr("plugwire.pool_table.COMPANY", 600.0)
+        yield
 
 
 def pytest_collection_finish() -> None:

@@ -35,6 +35,11 @@ WINDOW = SettingsFrame.INITIAL_WINDOW_SIZE
 SIZES = (0, 1, 60, 400, 3000)
 
 
+@pytest.fixture(autouse=True)
+def no_company() -> None:
+    """Here are tests of who dials beside a slow scout."""
+
+
 def content(path: str) -> bytes:
     """What is at a path like no other, in size and bytes."""
     number = int(path.rpartition("/")[2])

@@ -58,6 +58,11 @@ EVENTS = [
 """What happens to the pool, as often as it stands here."""
 
 
+@pytest.fixture(autouse=True)
+def no_company() -> None:
+    """Here are tests of who dials beside a slow scout."""
+
+
 class Fake:
     """A connection that the test opens and ends streams of."""
 
