@@ -9,6 +9,7 @@ import mmap
 import os
 import tempfile
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,11 +31,10 @@ from plugwire.testing.peer import (
     send,
     wait_for,
 )
+from worlds import PATIENCE, World
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-
-    from worlds import World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 TOO_LARGE = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge"
@@ -370,8 +370,9 @@ async def test_an_answer_that_comes_while_the_upload_stands(world: World) -> Non
         import struct
         import termios
 
-        last, same = -1, 0
+        last, same, until = -1, 0, time.monotonic() + PATIENCE
         while same < 100:
+            assert time.monotonic() < until, f"{last} bytes lie here, and still it changes"
             waiting = struct.unpack("i", fcntl.ioctl(connection.sock, termios.FIONREAD, b"\0" * 4))[0]
             same = same + 1 if waiting == last and waiting else 0
             last = waiting
