@@ -150,6 +150,7 @@ async def test_call_cancel_from_elsewhere(world: World, name: str) -> None:
     outcome = await at_stage(world, name, cancel)
     assert type(outcome.error) is Cancelled
     assert outcome.error.request is not None
+    assert outcome.error.phase == PHASES.get(name, name)
     assert outcome.error.sent == (name in ("head", "body", "upload"))
 
 
@@ -167,6 +168,7 @@ async def test_closing_the_session_under_a_call(world: World, name: str) -> None
                 with pytest.raises(SessionClosed):
                     await holder.read()
         assert type(outcome.error) is SessionClosed
+        assert outcome.error.phase == PHASES.get(name, name)
         assert session.stats()[:3] == (0, 0, 0)
         stage.is_to_be_played = False
 

@@ -166,7 +166,7 @@ async def test_call_cancel_from_elsewhere(world: World, name: str, role: str) ->
     assert type(outcome.error) is Cancelled
     assert outcome.error.request is not None
     assert outcome.error.request.url.path == "/victim"
-    assert outcome.error.sent
+    assert (outcome.error.sent, outcome.error.phase) == (True, PHASES[name])
 
 
 BUDGETS = {

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 from weakref import WeakSet, ref
 
-from plugwire.errors import Cancelled, NotReplayable, PluginError
+from plugwire.errors import Cancelled, Error, NotReplayable, PluginError
 from plugwire.events import Edge, Event, Step
 from plugwire.messages import AsyncResponse, Request
 from plugwire.timeouts import Deadline
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from plugwire.config import Limits
-    from plugwire.errors import Error
+    from plugwire.errors import Phase
     from plugwire.protocols import Abortable, Observer, Runtime
     from plugwire.timeouts import Timeout
     from plugwire.url import Origin
@@ -246,11 +246,17 @@ class Call:
         session."""
         return self.scope.is_aborted
 
-    def check(self) -> None:
-        """Raise what ended the call from outside, if anything did: `Cancelled`, `SessionClosed`."""
-        self.session.check_open()
-        if self.is_cancelled:
-            raise Cancelled("the call was cancelled by call.cancel()")
+    def check(self, phase: Phase | None = None) -> None:
+        """Raise what ended the call from outside, if anything did: `Cancelled`, `SessionClosed`. `phase`: where it
+        stands."""
+        try:
+            self.session.check_open()
+            if self.is_cancelled:
+                raise Cancelled("the call was cancelled by call.cancel()")
+        except Error as error:
+            if phase is not None:
+                error.at(phase)
+            raise
 
     def went_out(self, request: Request) -> None:
         """The peer may act on this request, or did: it answered, or nobody knows."""

@@ -506,7 +506,7 @@ class Connecting:
                 error.at(phase)
                 raise
             except OSError as error:
-                self.call.check()
+                self.call.check(phase)
                 if is_too_late(error):
                     raise self.deadline.error(phase) from error
                 raise kind(f"{what}: {reason_of(error)}").at(phase) from error

@@ -348,7 +348,11 @@ class Engine:
         is_replay = False
         refusals = overtaken = unprocessed = left = 0
         while True:
-            connection, share = await self._connection(route, call, lease, fresh=is_replay)
+            try:
+                connection, share = await self._connection(route, call, lease, fresh=is_replay)
+            except (Cancelled, SessionClosed) as error:
+                error.at("pool", request=request)
+                raise
             scope, inner = call.scope, racing.get()
             is_scoped = not connection.scopes_calls
             slot: Slot | None = connection.place
@@ -511,7 +515,7 @@ class Engine:
             if self.watchers is not None and Open in self.watchers:
                 self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))
             self.pool.joined(connection, slot)
-            call.check()
+            call.check("dial")
         except BaseException:
             self._retire(connection, "its call had ended")
             raise

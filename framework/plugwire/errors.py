@@ -51,7 +51,8 @@ class Error(Exception):
 
     Attributes:
         request: the request that failed, as it went out, or None outside of a request.
-        phase: where it failed (see `Phase`), or None outside of a request.
+        phase: where it failed (see `Phase`), or None where no request was on its way: outside of one, in a
+            middleware, in the pause between two attempts.
         sent: True from the moment the first byte was handed to the stream, by this attempt or an earlier one. May be
             True though nothing left this machine; never False though something did.
         replayable: True if sending the same request again cannot make the peer act twice: nothing was sent, or the

@@ -127,7 +127,7 @@ class HTTP11Connection(Connection):
             self._failed(exchange)
             if is_too_late(error):
                 raise exchange.timed_out(self.info) from error
-            call.check()
+            call.check(exchange.phase)
             raise exchange.broken(error, self.info) from error
         except BaseException:
             self._failed(exchange)

@@ -69,7 +69,7 @@ class HTTP2Connection(SharedConnection):
             raise exchange.timed_out(exchange.info) from error
         except OSError as error:
             self.cancel(exchange)
-            call.check()
+            call.check(exchange.phase)
             raise exchange.broken(error, exchange.info) from error
         except GeneratorExit:  # dropped on the way; perhaps by the collector, inside of a move of this very thread
             self.drop(exchange)
