@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ from plugwire.testing.faults import (
     sweep,
 )
 from plugwire.testing.interrupts import Interrupts
-from worlds import World
+from worlds import PATIENCE, World
 
 ONE = Limits(max_connections=1)
 
@@ -306,8 +307,9 @@ def test_who_waits_in_the_pool_is_woken_though_the_giver_is_interrupted(server: 
                 target=lambda s=session, c=came: c.append(s.get(f"{server.url}/hello").status_code), daemon=True
             )
             waiting.start()
+            until = time.monotonic() + PATIENCE
             while not session.stats().waiting:
-                pass
+                assert time.monotonic() < until and waiting.is_alive()
             interrupts = Interrupts(number)
             try:
                 interrupts.run(holder.read)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,12 @@ import plugwire
 from plugwire import Headers, Limits, Response
 from plugwire.testing import MockTransport, Server
 from plugwire.testing.peer import ScriptedPeer, close, expect_head, expect_request, receive, send
+from worlds import PATIENCE, World
 
 if TYPE_CHECKING:
     from peers.apache import Apache
     from peers.certificates import Authority
     from peers.nginx import Nginx
-    from worlds import World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 SECRET = b"t0p-secret"
@@ -186,7 +187,9 @@ async def test_a_redirect_in_the_middle_of_a_push_is_followed_at_once(world: Wor
     ) as peer:
         async with world.session() as session, session.open_request("PUT", peer.url) as push:
             await push.begin()
+            until = time.monotonic() + PATIENCE
             while peer.accepted < 2:  # it is seen by one of the writes
+                assert time.monotonic() < until
                 await push.write(b"x")
             async with await push.end() as response:
                 assert await response.read() == b"ok"

@@ -450,9 +450,11 @@ async def test_task_runs_and_is_joined(world: World) -> None:
 
 async def test_task_is_cancelled(world: World) -> None:
     runtime = world.runtime()
+    begun = threading.Event()
     ended: list[BaseException] = []
 
     async def work() -> None:
+        begun.set()
         try:
             await runtime.sleep(1000, INFINITY)
         except BaseException as error:
@@ -461,8 +463,7 @@ async def test_task_is_cancelled(world: World) -> None:
 
     task = runtime.start(work)
     await world.settle()
-    while world.name == "blocking" and not ended:  # a thread may not have begun
-        task.cancel()
+    assert begun.wait(30)
     task.cancel()
     await task.join()
     assert len(ended) == 1
