@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,10 @@ pytest_plugins = ["peers.fixtures", "worlds", "names"]
 for _name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "REQUEST_METHOD"):
     os.environ.pop(_name, None)
     os.environ.pop(_name.upper(), None)
+
+# Whoever runs them in the background of a script, where SIGINT is ignored: what is interrupted here would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # CI sees the same examples in every run, so that a red run can be had again; at home each run looks elsewhere.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from worlds import PATIENCE
+from worlds import PATIENCE, join_all
 
 Answer: TypeAlias = "Sequence[str | tuple[str, int]] | Exception"
 """Addresses, an IPv6 one with its scope id if it has one; or what is raised."""
@@ -89,3 +89,5 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
     yield made
     made.let_go()
     made.wait_until_quiet()
+    # A thread of this test that is late would be one too many in the next.
+    join_all([thread for thread in threading.enumerate() if thread.name.startswith("plugwire resolves ")])

@@ -45,12 +45,12 @@ from plugwire.testing.peer import (
 from plugwire_transports.http11_wire import MAX_LENGTH
 from test_tls import own_certificate
 from tls_peer import CA, CA_PEM, server_context
+from worlds import World, error_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from plugwire.testing.peer import Step
-    from worlds import World
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 OK = HEAD + b"Content-Length: 2\r\n\r\nok"
@@ -435,46 +435,61 @@ def dripping(data: bytes) -> Step:
 )
 async def test_the_total_ends_a_peer_that_drips(world: World, begin: bytes, drips: bytes, phase: str) -> None:
     # Each byte renews the time-out of a read, so that alone would never end it.
-    with ScriptedPeer([expect_head(), send(begin), dripping(drips)]) as peer:
-        async with bare(world) as session:
-            with pytest.raises(TotalTimeout) as caught:
-                await session.get(peer.url, timeout=Timeout(total=0.3, read=0.2))
-            assert caught.value.phase == phase
-            assert session.stats().open == 0
+    async def get(budget: float) -> Error:
+        with ScriptedPeer([expect_head(), send(begin), dripping(drips)]) as peer:
+            async with bare(world) as session:
+                with pytest.raises(TotalTimeout) as caught:
+                    await session.get(peer.url, timeout=Timeout(total=budget, read=budget * 2 / 3))
+                assert session.stats().open == 0
+                return caught.value
+
+    error, _ = await error_in(phase, True, get, 0.3)
+    assert error.phase == phase
 
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_the_total_ends_a_peer_that_pours(world: World, tls: bool) -> None:
     # Nobody ever waits, so it is not a wait that ends it.
-    with ScriptedPeer([expect_head(), for_ever(HEAD + b"\r\n", b"x" * 65536)], tls=tls) as peer:
-        async with bare(world, tls=peer.tls_config if tls else TLSConfig()) as session:
-            async with session.stream("GET", peer.url, timeout=Timeout(total=0.3)) as response:
-                with pytest.raises(TotalTimeout) as caught:
-                    while await response.read(65536):
-                        pass
-                assert caught.value.phase == "body"
-            assert session.stats().open == 0
+    async def read(budget: float) -> Error:
+        with ScriptedPeer([expect_head(), for_ever(HEAD + b"\r\n", b"x" * 65536)], tls=tls) as peer:
+            async with bare(world, tls=peer.tls_config if tls else TLSConfig()) as session:
+                async with session.stream("GET", peer.url, timeout=Timeout(total=budget)) as response:
+                    with pytest.raises(TotalTimeout) as caught:
+                        while await response.read(65536):
+                            pass
+                assert session.stats().open == 0
+                return caught.value
+
+    error, _ = await error_in("body", True, read, 0.3)
+    assert error.phase == "body"
 
 
 async def test_the_total_ends_a_peer_that_sips(world: World) -> None:
-    seen = threading.Event()
+    async def post(budget: float) -> Error:
+        seen = threading.Event()
 
-    def sips(connection: PeerConnection) -> None:
-        try:
-            while not seen.wait(0.002) and connection.sock.recv(10):
+        def sips(connection: PeerConnection) -> None:
+            try:
+                while not seen.wait(0.002) and connection.sock.recv(10):
+                    pass
+            except OSError:
                 pass
-        except OSError:
-            pass
-        connection.sock.close()
-        connection.is_closed = True
+            connection.sock.close()
+            connection.is_closed = True
 
-    with ScriptedPeer([expect_head(), sips]) as peer:
-        async with bare(world) as session:
-            with pytest.raises(TotalTimeout) as caught:
-                await session.post(peer.url, content=bytes(40_000_000), timeout=Timeout(total=0.3, write=0.2))
-            seen.set()
-            assert (caught.value.phase, caught.value.sent) == ("write", True)
-            assert session.stats().open == 0
+        with ScriptedPeer([expect_head(), sips]) as peer:
+            async with bare(world) as session:
+                timeout = Timeout(total=budget, write=budget * 2 / 3)
+                try:
+                    with pytest.raises(TotalTimeout) as caught:
+                        await session.post(peer.url, content=bytes(40_000_000), timeout=timeout)
+                finally:
+                    seen.set()
+                assert session.stats().open == 0
+                return caught.value
+
+    error, _ = await error_in("write", True, post, 0.3)
+    assert (error.phase, error.sent) == ("write", True)
 
 
 async def test_interim_responses_do_not_renew_the_total(world: World) -> None:
@@ -490,11 +505,15 @@ async def test_interim_responses_do_not_renew_the_total(world: World) -> None:
             connection.sock.close()
             connection.is_closed = True
 
-    with ScriptedPeer([expect_head(), process]) as peer:
-        async with bare(world, limits=limits) as session:
-            with pytest.raises(TotalTimeout) as caught:
-                await session.get(peer.url, timeout=0.3)
-            assert caught.value.phase == "head"
+    async def get(budget: float) -> Error:
+        with ScriptedPeer([expect_head(), process]) as peer:
+            async with bare(world, limits=limits) as session:
+                with pytest.raises(TotalTimeout) as caught:
+                    await session.get(peer.url, timeout=budget)
+                return caught.value
+
+    error, _ = await error_in("head", True, get, 0.3)
+    assert error.phase == "head"
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------------

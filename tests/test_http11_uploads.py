@@ -31,7 +31,7 @@ from plugwire.testing.peer import (
     send,
     wait_for,
 )
-from worlds import PATIENCE, World
+from worlds import PATIENCE, World, error_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -290,12 +290,16 @@ async def test_without_content_nothing_is_asked(world: World) -> None:
 
 
 async def test_the_deadline_ends_the_wait_for_100(world: World) -> None:
-    with ScriptedPeer([expect_head(), expect_end()]) as peer:
-        async with bare(world) as session:
-            with pytest.raises(plugwire.TotalTimeout) as caught:
-                await session.send(asking(peer.url), timeout=0.02)
-            assert caught.value.sent
-            assert not is_kept(session)
+    async def send_it(budget: float) -> plugwire.Error:
+        with ScriptedPeer([expect_head(), expect_end()]) as peer:
+            async with bare(world) as session:
+                with pytest.raises(plugwire.TotalTimeout) as caught:
+                    await session.send(asking(peer.url), timeout=budget)
+                assert not is_kept(session)
+                return caught.value
+
+    error, _ = await error_in("write", True, send_it)
+    assert error.phase == "write" and error.sent
 
 
 @pytest.mark.parametrize("value", [0, -1, "1", True])

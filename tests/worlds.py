@@ -29,7 +29,9 @@ import trio.testing
 
 from faces import AsyncFace
 from plugwire.drive import drive
+from plugwire.errors import Error
 from plugwire.runtimes import blocking_runtime, current_async_runtime
+from plugwire.testing import PeerFailure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -183,6 +185,22 @@ async def _into(outcome: Outcome, thunk: Callable[[], Awaitable[Any]]) -> None:
         outcome.value = await thunk()
     except Exception as error:
         outcome.error = error
+
+
+async def error_in(
+    phase: str, sent: bool, attempt: Callable[[float], Awaitable[Error]], soon: float = 0.02
+) -> tuple[Error, float]:
+    """The error of a call whose budget ends in this phase, and the budget: `soon` seconds, or as many times ten as it
+    takes this machine to get there. `attempt(budget)` gives the error; it begins all anew, its peer too, which may
+    fail if the budget ends too early."""
+    for budget in (soon, 10 * soon, 100 * soon):
+        try:
+            error = await attempt(budget)
+        except (Error, PeerFailure):
+            continue
+        if (error.phase, error.sent) == (phase, sent):
+            return error, budget
+    return await attempt(1000 * soon), 1000 * soon
 
 
 def _results(outcomes: list[Outcome]) -> list[Any]:
