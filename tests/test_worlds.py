@@ -18,35 +18,42 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "PATIENCE", 0.1)
 
 
-async def never(world: World, wake: list[Any]) -> None:
+class Hanging:
     """Hangs until it is cancelled, or woken when the test is over."""
-    waiter = world.runtime().waiter()
-    wake.append(waiter.wake)
-    await waiter.wait(math.inf)
+
+    def __init__(self, world: World) -> None:
+        self.waiter = world.runtime().waiter()
+
+    async def never(self) -> None:
+        await self.waiter.wait(math.inf)
 
 
-async def gathers(world: World, wake: list[Any]) -> None:
-    await world.gather(lambda: never(world, wake))
+async def gathers(world: World, hanging: Hanging) -> None:
+    await world.gather(hanging.never)
 
 
-async def joins(world: World, wake: list[Any]) -> None:
-    await world.in_background(never, world, wake).outcome()
+async def joins(world: World, hanging: Hanging) -> None:
+    await world.in_background(hanging.never).outcome()
 
 
 @pytest.mark.parametrize("waits", [gathers, joins])
 async def test_who_waits_for_what_hangs_is_told_where(
-    world: World, waits: Callable[[World, list[Any]], Coroutine[Any, Any, None]]
+    world: World, waits: Callable[[World, Hanging], Coroutine[Any, Any, None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wake: list[Any] = []
-    try:
-        with pytest.raises(AssertionError, match=r"(threads|tasks) hang:(.|\n)*in never\n") as caught:
-            await waits(world, wake)
-        assert "await waiter.wait(math.inf)" in str(caught.value)
-    finally:
-        for each in wake:
-            each()
-        for one in world._background:
-            await one.ended()
+    for patience in (0.1, 1, 10):  # within which it gets where it hangs
+        monkeypatch.setattr(worlds, "PATIENCE", patience)
+        hanging = Hanging(world)
+        try:
+            with pytest.raises(AssertionError) as caught:
+                await waits(world, hanging)
+        finally:
+            hanging.waiter.wake()
+            for one in world._background:
+                await one.ended()
+        if "await self.waiter.wait(math.inf)" in str(caught.value):
+            break
+    assert "s hang:\n" in str(caught.value), "threads or tasks"
+    assert "await self.waiter.wait(math.inf)" in str(caught.value)
 
 
 async def test_what_never_comes_to_be_is_told(world: World) -> None:
@@ -54,7 +61,9 @@ async def test_what_never_comes_to_be_is_told(world: World) -> None:
         await world.until(lambda: False, lambda: "it stands still")
 
 
-async def test_who_is_needed_and_ends_too_early_ends_the_wait(world: World) -> None:
+async def test_who_is_needed_and_ends_too_early_ends_the_wait(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "PATIENCE", 30)
+
     async def fails() -> None:
         raise ZeroDivisionError
 
@@ -64,14 +73,16 @@ async def test_who_is_needed_and_ends_too_early_ends_the_wait(world: World) -> N
 
 
 def test_a_thread_that_never_waits_is_told_where() -> None:
-    over = threading.Event()
+    begun, over = threading.Event(), threading.Event()
 
     def spin() -> None:
+        begun.set()
         while not over.is_set():
             pass
 
     thread = threading.Thread(target=spin, daemon=True)
     thread.start()
+    assert begun.wait(30)
     try:
         with pytest.raises(AssertionError, match=r"it never waits:(.|\n)*in spin\n"):
             worlds.until_it_waits(thread)
