@@ -14,7 +14,12 @@ import pytest
 
 from plugwire import TLSConfig, TLSError
 from plugwire.protocols import PEER_ADDRESS, Address, TLSInfo
-from plugwire.testing.conformance import STREAM_CHECKS, check_one, waits_for_either_direction
+from plugwire.testing.conformance import (
+    STREAM_CHECKS,
+    check_one,
+    runs_out_of_time_while_sending,
+    waits_for_either_direction,
+)
 from plugwire.testing.memory import memory_streams
 from plugwire_transports.tls import TLSSecurer
 from plugwire_transports.tls_context import context_for
@@ -85,7 +90,7 @@ PAIRS = [
     for make_pair in (over_memory, over_tcp, inside_tls)
     for check in STREAM_CHECKS
     # A full pipe has one batch of ciphertext left over; the kernel finds room for that a moment later.
-    if (make_pair, check) != (over_tcp, waits_for_either_direction)
+    if make_pair is not over_tcp or check not in (runs_out_of_time_while_sending, waits_for_either_direction)
 ]
 
 
