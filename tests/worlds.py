@@ -436,7 +436,7 @@ def _descriptors() -> set[tuple[str, str]]:
 
 def _check_nothing_is_left(threads: set[threading.Thread], descriptors: set[tuple[str, str]]) -> None:
     # A peer in a thread of this process may still be closing its side, so what is left over gets a moment to go.
-    until = time.monotonic() + 3
+    until = time.monotonic() + 10
     while True:
         left: set[Any] = (_threads() - threads) | (_descriptors() - descriptors)
         if not left or time.monotonic() > until:
