@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -23,7 +23,7 @@ from plugwire.events import Edge
 from plugwire.protocols import LOCAL_ADDRESS, SOCKET, Address
 from plugwire.runtimes import blocking_runtime, current_async_runtime
 from plugwire.runtimes.happy_eyeballs import Plan, alternate
-from worlds import until_it_waits
+from worlds import PATIENCE, join_all, until_it_waits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -701,6 +701,27 @@ async def test_closing_datagrams_wakes_who_waits(world: World) -> None:
     await world.settle()
     datagrams.close()
     assert isinstance((await waiting.outcome()).error, ConnectionAbortedError)
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+async def test_datagrams_that_another_thread_ends_just_before_the_wait_do_not_wait(world: World, how: str) -> None:
+    runtime = world.runtime()
+    datagrams = await runtime.open_datagrams(Address(socket.AF_INET, "127.0.0.1", 9), INFINITY)
+
+    def ended() -> float:
+        join_all([in_thread(getattr(datagrams, how))])
+        return runtime.now()
+
+    cast("Any", datagrams)._now = ended
+    with pytest.raises(ConnectionAbortedError):
+        await datagrams.receive(100, runtime.now() + PATIENCE)
+    datagrams.close()
+
+
+def in_thread(function: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    return thread
 
 
 # -- which world is this -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -15,10 +16,11 @@ import trio
 import plugwire
 from plugwire import Busy, Headers, Limits, NetworkError, Response, SessionClosed, UsageError, hookimpl
 from plugwire.events import Close, Open
+from plugwire.runtimes import current_async_runtime
 from plugwire.testing import MockTransport, ScriptedPeer, Server
 from plugwire.testing.peer import close, expect_end, expect_head, expect_request, send, wait_for
 from plugwire_plugins import Retries, RetryPolicy
-from worlds import World
+from worlds import PATIENCE, World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -180,6 +182,46 @@ async def test_a_session_that_is_dropped_is_warned_of_and_closes_its_connections
         with pytest.warns(ResourceWarning, match="dropped without close"):
             del session
         assert server.wait_closed()
+
+
+@pytest.mark.parametrize("run", [lambda main: asyncio.run(main()), trio.run], ids=["asyncio", "trio"])
+@pytest.mark.filterwarnings("ignore:.*dropped without close:ResourceWarning")
+def test_a_session_that_is_collected_in_another_thread_ends_its_readers(run: Any) -> None:
+    ends: list[bool] = []
+
+    async def main() -> None:
+        session = plugwire.AsyncSession(timeout=PATIENCE * 2)
+        response = await session.open_request("GET", peer.url).send()
+        assert await response.read(2) == b"ok"
+
+        async def reads() -> None:
+            with pytest.raises(SessionClosed):
+                await response.read(5)
+            ends.append(True)
+
+        runtime = current_async_runtime()
+        reader = runtime.start(reads)
+        for _ in range(3):
+            await runtime.turn()
+        gc.disable()  # or the collector comes before the other thread asks for it
+        try:
+            cycle: list[Any] = [session]
+            cycle.append(cycle)
+            del session, cycle
+            collector = threading.Thread(target=gc.collect, daemon=True)
+            collector.start()
+            collector.join(PATIENCE)
+        finally:
+            gc.enable()
+        await reader.join()
+
+    part = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\nok"
+    with ScriptedPeer([expect_request(), send(part), lambda connection: connection.read_end()]) as peer:
+        thread = threading.Thread(target=run, args=(main,), daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "the reader hears nothing"
+    assert ends
 
 
 async def test_open_and_close_of_connections_are_told_once_each(world: World) -> None:

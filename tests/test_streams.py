@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import errno
 import gc
 import os
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -29,10 +30,10 @@ from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
 from plugwire_transports.prefixed import PrefixedStream
-from worlds import until_it_waits
+from worlds import PATIENCE, until_it_waits
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from typing import Any
 
     from plugwire.protocols import Runtime
@@ -412,6 +413,382 @@ def test_signal_handler_may_abort_the_stream_of_its_own_thread() -> None:
     theirs.close()
 
 
+class Halting(socket.socket):
+    """Does something before each of some system calls, once."""
+
+    halt: Callable[[], object] | None = None
+
+    def _halt(self) -> None:
+        halt, self.halt = self.halt, None
+        if halt is not None:
+            halt()
+
+    def recv(self, *args: int) -> bytes:
+        self._halt()
+        return super().recv(*args)
+
+    def send(self, *args: Any) -> int:
+        self._halt()
+        return super().send(*args)
+
+    def shutdown(self, how: int) -> None:
+        self._halt()
+        super().shutdown(how)
+
+
+def halting_pair() -> tuple[Stream, Halting, socket.socket]:
+    mine, theirs = socket.socketpair()
+    halting = Halting(fileno=mine.detach())
+    return adopted(blocking_runtime(), halting), halting, theirs
+
+
+def elsewhere(*steps: Callable[[], object]) -> None:
+    """Do it in another thread, which must not have to wait for this one."""
+    thread = threading.Thread(target=lambda: [step() for step in steps], daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "it waits for who is inside of the stream"
+
+
+@pytest.mark.parametrize("step", ["read_now", "write_now", "abort", "wait", "nudge"])
+def test_nobody_waits_for_who_is_inside_of_a_blocking_stream(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finaliser may run anywhere, and may wait there for a thread that wants to move bytes of the same stream."""
+    stream, halting, theirs = halting_pair()
+    descriptor = halting.fileno()
+    begun: list[bool] = []
+
+    def write() -> None:
+        with suppress(ConnectionAbortedError):
+            stream.write_now(b"y")
+
+    def interfere() -> None:
+        elsewhere(stream.nudge, stream.is_readable, write, stream.close)
+        assert os.fstat(descriptor), "the one who is inside closes"
+        begun.append(True)
+
+    class Halted(Bell):
+        def __init__(self) -> None:
+            if step == "wait":
+                interfere()
+            super().__init__()
+
+        def ring(self) -> None:
+            if step == "nudge" and not begun:
+                interfere()
+            super().ring()
+
+    monkeypatch.setattr(blocking_stream, "Bell", Halted)
+    theirs.sendall(b"x")
+    if step in ("wait", "nudge"):
+        if step == "nudge":
+            drive(stream.wait(True, False, INFINITY))
+            cast("Any", stream)._reader = -1  # as if a thread waited
+            stream.nudge()
+            cast("Any", stream)._reader = 0
+            stream.close()
+        else:
+            with pytest.raises(ConnectionAbortedError):
+                drive(stream.wait(True, False, INFINITY))
+    else:
+        halting.halt = interfere
+        {"read_now": lambda: stream.read_now(9), "write_now": lambda: stream.write_now(b"x"), "abort": stream.abort}[
+            step
+        ]()
+    assert begun
+    with pytest.raises(OSError):
+        os.fstat(descriptor)
+    theirs.close()
+
+
+def test_the_end_that_an_abort_makes_is_not_the_peers() -> None:
+    for end in ("read", "write"):
+        stream, halting, theirs = halting_pair()
+        if end == "read":
+            look = cast("Any", stream)._look
+
+            def aborted(timeout: int, stream: Stream = stream, look: Any = look) -> Any:
+                elsewhere(stream.abort)
+                return look(timeout)
+
+            cast("Any", stream)._look = aborted
+            with pytest.raises(ConnectionAbortedError):
+                stream.read_now(10)
+        else:
+            halting.halt = lambda stream=stream: elsewhere(stream.abort)  # type: ignore[misc]
+            with pytest.raises(ConnectionAbortedError):
+                stream.write_now(b"x")
+        stream.close()
+        theirs.close()
+
+
+CHECKED = {
+    number
+    for name, number in dis.opmap.items()
+    if name.startswith("CALL") or name in ("JUMP_BACKWARD", "RESUME", "SEND")
+}
+
+
+def interrupting(at: int) -> Callable[..., Any]:
+    """A trace function that raises where CPython raises what a signal handler does, at the `at`-th such place."""
+    left = at
+    last: dict[Any, int] = {}
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal left
+        if "/runtimes/" not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before = last.get(frame)
+            last[frame] = frame.f_code.co_code[frame.f_lasti]
+            if before in CHECKED:
+                left -= 1
+                if not left:
+                    last.clear()
+                    raise KeyboardInterrupt
+        elif event == "return":
+            last.pop(frame, None)
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("has_eventfd", [True, False])
+@pytest.mark.filterwarnings("always::ResourceWarning")
+def test_an_interrupt_anywhere_in_a_blocking_stream_costs_no_descriptor(
+    has_eventfd: bool, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    if not has_eventfd:
+        monkeypatch.delattr(os, "eventfd")
+    runtime = blocking_runtime()
+    theirs: socket.socket | None = None
+
+    def use(stream: Stream) -> None:
+        drive(stream.wait(True, False, INFINITY))
+        stream.nudge()
+        drive(stream.wait(True, True, INFINITY))
+        cast("Any", stream)._reader = -1  # as if a thread waited
+        stream.nudge()
+        cast("Any", stream)._reader = 0
+        stream.read_now(1)
+        stream.is_readable()
+        drive(stream.wait(True, False, INFINITY))
+        stream.write_now(b"x")
+        stream.abort()
+        stream.close()
+
+    before = descriptors()
+    traced = sys.gettrace()
+    gc.disable()
+    try:
+        for number in range(1, 10_000):
+            stream, theirs = socket_pair(runtime)
+            theirs.sendall(b"xy")
+            sys.settrace(interrupting(number))
+            try:
+                use(stream)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+            finally:
+                sys.settrace(traced)
+                cast("Any", stream)._reader = max(cast("Any", stream)._reader, 0)
+                del stream
+                theirs.close()
+            assert descriptors() == before, number
+    finally:
+        gc.enable()
+    assert number > 50
+    assert not [str(warning.message) for warning in recwarn]
+
+
+# -- ends that come from elsewhere ---------------------------------------------------------------------------------
+
+
+def in_time(run: Callable[..., object], main: Callable[[], Awaitable[object]]) -> None:
+    """Run it in a thread: what hangs may not hear a cancel either."""
+    errors: list[BaseException] = []
+
+    def runs() -> None:
+        try:
+            run(main)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=runs, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "who waits hears nothing"
+    for error in errors:
+        raise error
+
+
+def run_asyncio(main: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    asyncio.run(main(), debug=True)  # which tells who touches the loop from another thread
+
+
+LOOPS = pytest.mark.parametrize("run", [run_asyncio, trio.run], ids=["asyncio", "trio"])
+
+OPERATIONS: dict[str, Callable[[Stream, float], Awaitable[object]]] = {
+    "receive": lambda stream, at: stream.receive(10, at),
+    "receive_into": lambda stream, at: stream.receive_into(memoryview(bytearray(1 << 17)), at),
+    "send": lambda stream, at: stream.send(b"x" * (64 << 20), at),
+    "wait to read": lambda stream, at: stream.wait(True, False, at),
+    "wait to write": lambda stream, at: stream.wait(False, True, at),
+    "wait for both": lambda stream, at: stream.wait(True, True, at),
+}
+
+
+@LOOPS
+@pytest.mark.parametrize("how", ["close", "abort"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_who_waits_hears_of_an_end_that_comes_from_another_thread(
+    run: Callable[..., object], operation: str, how: str
+) -> None:
+    """The garbage collector closes the streams of a dropped session in whichever thread is there."""
+
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        descriptor = mine.extra(SOCKET).fileno()
+        mine.write_now(b"x" * (16 << 20))
+
+        heard: list[bool] = []
+
+        async def waits() -> None:
+            with pytest.raises(ConnectionAbortedError):
+                await OPERATIONS[operation](mine, runtime.now() + 2 * PATIENCE)
+            heard.append(True)
+
+        task = runtime.start(waits)
+        for _ in range(3):
+            await runtime.turn()
+        elsewhere(getattr(mine, how))
+        await task.join()
+        assert heard
+        with pytest.raises(OSError):
+            os.fstat(descriptor)
+        mine.close()
+        theirs.close()
+
+    in_time(run, main)
+
+
+@LOOPS
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_who_waits_for_datagrams_hears_of_an_end_that_comes_from_another_thread(
+    run: Callable[..., object], how: str
+) -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        datagrams = await runtime.open_datagrams(Address(socket.AF_INET, "127.0.0.1", 9), INFINITY)
+
+        heard: list[bool] = []
+
+        async def waits() -> None:
+            with pytest.raises(ConnectionAbortedError):
+                await datagrams.receive(100, INFINITY)
+            heard.append(True)
+
+        task = runtime.start(waits)
+        for _ in range(3):
+            await runtime.turn()
+        elsewhere(getattr(datagrams, how))
+        await task.join()
+        assert heard
+        datagrams.close()
+
+    in_time(run, main)
+
+
+def test_an_end_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio() -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        selector = cast("Any", asyncio.get_running_loop())._selector
+        select = selector.select
+
+        def closed(timeout: float | None) -> Any:
+            if timeout != 0:  # the loop has found nothing to do, and a finaliser runs
+                mine.close()
+            return select(timeout)
+
+        selector.select = closed
+        at = runtime.now() + 10
+        try:
+            with pytest.raises(ConnectionAbortedError):
+                await mine.wait(True, False, at)
+            assert runtime.now() < at, "it was the time that ended the sleep"
+        finally:
+            del selector.select
+            theirs.close()
+
+    asyncio.run(main())
+
+
+def test_an_end_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+
+        class Finaliser(trio.abc.Instrument):
+            def before_io_wait(self, timeout: float) -> None:
+                if timeout:
+                    mine.close()
+
+        finaliser = Finaliser()
+        trio.lowlevel.add_instrument(finaliser)
+        at = runtime.now() + 10
+        try:
+            with pytest.raises(ConnectionAbortedError):
+                await mine.wait(True, False, at)
+            assert runtime.now() < at, "it was the time that ended the sleep"
+        finally:
+            trio.lowlevel.remove_instrument(finaliser)
+            theirs.close()
+
+    trio.run(main)
+
+
+def test_datagrams_that_another_thread_ends_while_the_wait_begins_do_not_wait() -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        datagrams = await runtime.open_datagrams(Address(socket.AF_INET, "127.0.0.1", 9), INFINITY)
+        cast("Any", datagrams)._ready._loop = Interfering(datagrams.close)
+        with pytest.raises(ConnectionAbortedError):
+            await datagrams.receive(100, INFINITY)
+
+    in_time(run_asyncio, main)
+
+
+class Interfering:
+    """The running loop. Another thread does something while a wait begins: after its look whether it is over."""
+
+    def __init__(self, interfere: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._interfere = interfere
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "create_future":
+            elsewhere(self._interfere)
+        return getattr(self._loop, name)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_end_that_comes_from_another_thread_just_before_the_wait_is_not_lost(operation: str) -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        mine.write_now(b"x" * (16 << 20))
+        cast("Any", mine)._loop = Interfering(mine.close)
+        with pytest.raises(ConnectionAbortedError):
+            await OPERATIONS[operation](mine, runtime.now() + 2 * PATIENCE)
+        theirs.close()
+
+    in_time(run_asyncio, main)
+
+
 # -- nudges --------------------------------------------------------------------------------------------------------
 
 
@@ -535,6 +912,32 @@ def test_a_nudge_before_the_wait_ends_it_and_no_other(
     theirs.close()
 
 
+def test_a_ring_that_comes_after_its_wait_ends_one_later_wait_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = blocking_runtime()
+    stream, theirs = socket_pair(runtime)
+    drive(stream.wait(False, True, INFINITY))
+    waiter = threading.Thread(target=lambda: drive(stream.wait(True, False, INFINITY)), daemon=True)
+    waiter.start()
+    until_it_waits(waiter)
+    ring = Bell.ring
+
+    def late(bell: Bell) -> None:
+        theirs.sendall(b"x")
+        waiter.join(PATIENCE)
+        ring(bell)
+
+    monkeypatch.setattr(Bell, "ring", late)
+    stream.nudge()
+    assert not waiter.is_alive()
+    monkeypatch.undo()
+    assert stream.read_now(10) == b"x"
+    drive(stream.wait(True, False, runtime.now() + PATIENCE))
+    with pytest.raises(TimeoutError):
+        drive(stream.wait(True, False, runtime.now() + 0.01))
+    stream.close()
+    theirs.close()
+
+
 def test_a_nudge_is_not_for_who_waits_to_write_alone() -> None:
     runtime = blocking_runtime()
     stream, theirs = socket_pair(runtime)
@@ -616,7 +1019,7 @@ def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -
     trio.run(main)
 
 
-@pytest.mark.parametrize("run", [lambda main: asyncio.run(main(), debug=True), trio.run], ids=["asyncio", "trio"])
+@LOOPS
 def test_a_nudge_may_come_from_a_finaliser_in_any_thread(run: Callable[..., object]) -> None:
     """The collector runs in whichever thread is there, while a task of the loop's own thread is at work."""
 
@@ -906,7 +1309,8 @@ def test_asyncio_stream_outlives_its_loop() -> None:
         theirs.close()
 
 
-def test_asyncio_stream_that_another_thread_drops_closes() -> None:
+@LOOPS
+def test_a_stream_that_another_thread_drops_closes(run: Callable[..., object]) -> None:
     async def main() -> None:
         runtime = current_async_runtime()
         box = [socket_pair(runtime)]
@@ -914,13 +1318,14 @@ def test_asyncio_stream_that_another_thread_drops_closes() -> None:
         descriptor = stream.extra(SOCKET).fileno()
         boxes = [stream]
         del stream
-        await runtime.run_blocking(boxes.clear)
+        elsewhere(boxes.clear)
+        await runtime.turn()
         await runtime.turn()
         with pytest.raises(OSError):
             os.fstat(descriptor)
         theirs.close()
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_asyncio_loop_keeps_nothing_of_a_closed_stream() -> None:

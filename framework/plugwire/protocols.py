@@ -247,7 +247,8 @@ class Stream(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close: synchronous, hard, idempotent, never waits. Unsent bytes are dropped. TLS sends close_notify if it
-        goes out at once. A waiter is woken with `ConnectionAbortedError`."""
+        goes out at once. A waiter is woken with `ConnectionAbortedError`. The garbage collector, which closes what was
+        dropped, may call it in any thread, in every world."""
 
     @abstractmethod
     def abort(self) -> None:

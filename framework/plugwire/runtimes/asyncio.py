@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from plugwire.call import report
 from plugwire.errors import UsageError
 from plugwire.protocols import Waiter
-from plugwire.runtimes.asyncio_stream import INFINITY, RECEIVE_BUFFER, AsyncioStream, clock_of, wake
+from plugwire.runtimes.asyncio_stream import (
+    INFINITY,
+    RECEIVE_BUFFER,
+    AsyncioStream,
+    clock_of,
+    wake,
+    wake_from_anywhere,
+)
 from plugwire.runtimes.base import SocketRuntime
 from plugwire.runtimes.happy_eyeballs import Readiness
 from plugwire.runtimes.sockets import aborted, too_late
@@ -142,16 +149,18 @@ class AsyncioReadiness(Readiness):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = get_ident()
         self._is_over = False
         self._future: asyncio.Future[bool] | None = None
 
     async def wait(
         self, reading: Sequence[socket.socket], writing: Sequence[socket.socket], at: float
     ) -> Sequence[socket.socket]:
-        if self._is_over:
-            raise aborted()
         loop = self._loop
         self._future = future = loop.create_future()
+        # In this order: who aborts from another thread sets the flag first and looks for the future after.
+        if self._is_over:
+            raise aborted()
         ready: list[socket.socket] = []
 
         def answered(sock: socket.socket) -> None:
@@ -180,8 +189,9 @@ class AsyncioReadiness(Readiness):
 
     def abort(self) -> None:
         self._is_over = True
-        if self._future is not None and not self._loop.is_closed():
-            wake(self._future)
+        future = self._future
+        if future is not None:
+            wake_from_anywhere(self._loop, self._thread, future)
 
     def close(self) -> None:
         pass

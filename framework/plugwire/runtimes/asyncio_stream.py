@@ -15,6 +15,9 @@ Rules that hold here:
 - **One timer per stream**, which arms itself again for a later deadline when it fires: moving a deadline forward, the
   common case, costs nothing. `close` cancels it, so that the loop keeps nothing.
 - The loop holds streams weakly: a dropped stream closes its socket.
+- **`close` may come from another thread**: that of the garbage collector, which closes a dropped session's streams
+  while they are in use. The loop's tables and futures belong to its own, so there the rest is left to the loop. Who
+  begins to wait shows its future and then looks whether the stream is over; who closes does it the other way around.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from plugwire.runtimes.sockets import SocketStream, aborted, too_late
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 INFINITY = float("inf")
 RECEIVE_BUFFER = 65536
@@ -52,7 +55,6 @@ class AsyncioStream(SocketStream):
     """A socket that is registered with an asyncio loop."""
 
     def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, shared: memoryview) -> None:
-        super().__init__(sock)
         self._loop = loop
         self._now = clock_of(loop)
         self._thread = get_ident()
@@ -73,6 +75,7 @@ class AsyncioStream(SocketStream):
         self._has_writer = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = INFINITY
+        super().__init__(sock)
         self._listen()
 
     # -- what the loop calls ---------------------------------------------------------------------------------------
@@ -194,6 +197,8 @@ class AsyncioStream(SocketStream):
             self._arm(at)
         self._read_at = at
         self._reading = future = self._loop.create_future()
+        if self._is_over:
+            wake(future)
         return future
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
@@ -265,7 +270,9 @@ class AsyncioStream(SocketStream):
             future = self._loop.create_future()
         if write:
             self._writing[future] = at
-            if not self._has_writer:
+            if self._is_over:
+                wake(future)
+            elif not self._has_writer:
                 self._watch()
         try:
             is_in_time = await future
@@ -280,36 +287,28 @@ class AsyncioStream(SocketStream):
 
     def nudge(self) -> None:
         waiting = self._reading
-        if waiting is None:
-            return
-        if get_ident() == self._thread and current_task(self._loop) is not None:
-            wake(waiting)
-        else:
-            # A finaliser may run in another thread, or between the loop's look at what is ready and its sleep, which
-            # only this ends.
-            self._loop.call_soon_threadsafe(wake, waiting)
+        if waiting is not None:
+            wake_from_anywhere(self._loop, self._thread, waiting)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            if get_ident() == self._thread or self._loop.is_closed():
-                self._release()
-            else:
-                # The garbage collector may drop a stream in another thread; the loop's tables belong to its own.
-                try:
-                    self._loop.call_soon_threadsafe(_release, self._loop, self._fd, self._sock, self._timer)
-                except RuntimeError:
-                    self._release()
-
-    def _release(self) -> None:
-        if not self._loop.is_closed():
-            waiting = self._reading
-            for future in (*self._writing, waiting) if waiting is not None else tuple(self._writing):
-                if not future.done():
-                    future.set_result(True)
-        _release(self._loop, self._fd, self._sock, self._timer)
+        self._is_over = True
+        if self._sock.fileno() < 0:
+            return
+        waits = [*self._writing]
+        reading = self._reading
+        if reading is not None:
+            waits.append(reading)
+        if get_ident() != self._thread and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(_release, self._loop, self._fd, self._sock, self._timer, waits)
+                return
+            except RuntimeError:  # closed just now
+                pass
+        for waiting in waits:
+            wake_from_anywhere(self._loop, self._thread, waiting)
+        _release(self._loop, self._fd, self._sock, self._timer, ())
         self._timer = self._lent = None
         self._queue.clear()
         self._kept.clear()
@@ -319,8 +318,17 @@ class AsyncioStream(SocketStream):
         self.close()
 
 
-def _release(loop: asyncio.AbstractEventLoop, fd: int, sock: socket.socket, timer: asyncio.TimerHandle | None) -> None:
-    if not loop.is_closed():
+def _release(
+    loop: asyncio.AbstractEventLoop,
+    fd: int,
+    sock: socket.socket,
+    timer: asyncio.TimerHandle | None,
+    waits: Iterable[asyncio.Future[bool]],
+) -> None:
+    """Be done with a socket; in the loop's thread, or after the loop."""
+    for waiting in waits:
+        wake(waiting)
+    if not loop.is_closed() and sock.fileno() >= 0:  # else the number may be another one's
         loop.remove_reader(fd)
         loop.remove_writer(fd)
         if timer is not None:
@@ -332,6 +340,19 @@ def wake(waiting: asyncio.Future[bool]) -> None:
     """End a wait, unless it has ended."""
     if not waiting.done():
         waiting.set_result(True)
+
+
+def wake_from_anywhere(loop: asyncio.AbstractEventLoop, thread: int, waiting: asyncio.Future[bool]) -> None:
+    """End a wait of the loop, which runs in `thread`."""
+    if get_ident() == thread and current_task(loop) is not None:
+        wake(waiting)
+        return
+    # A finaliser may run in another thread, or between the loop's look at what is ready and its sleep, which only this
+    # ends.
+    try:
+        loop.call_soon_threadsafe(wake, waiting)
+    except RuntimeError:  # closed: nobody waits there any more
+        pass
 
 
 def _on_readable(stream_ref: weakref.ref[AsyncioStream]) -> None:

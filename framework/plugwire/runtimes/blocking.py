@@ -9,7 +9,6 @@ Streams are in `blocking_stream`, waiters, races and tasks in `threads`.
 from __future__ import annotations
 
 import select
-import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,10 +32,10 @@ T = TypeVar("T")
 
 class PollReadiness(Readiness):
     """Waits by poll. Another thread wakes it by a bell, made when it is first needed: a dial on a local network is
-    mostly answered before that."""
+    mostly answered before that. No lock, as in streams: who waits hangs the bell and then looks whether it is over, who
+    aborts does it the other way around."""
 
     def __init__(self) -> None:
-        self._guard = threading.RLock()
         self._is_over = False
         self._bell: Bell | None = None
 
@@ -55,10 +54,9 @@ class PollReadiness(Readiness):
             return [sockets[number] for number, _ in ready]
         scope = racing.get()
         try:
-            with self._guard:
-                if self._bell is None:
-                    self._bell = Bell()
-                poll.register(self._bell, select.POLLIN)
+            if self._bell is None:
+                self._bell = Bell()
+            poll.register(self._bell, select.POLLIN)
             if scope is not None:
                 scope.add(self)
             ready = [] if self._is_over else poll.poll(milliseconds(max(at - monotonic(), 0)))
@@ -71,15 +69,14 @@ class PollReadiness(Readiness):
 
     def abort(self) -> None:
         self._is_over = True
-        with self._guard:
-            if self._bell is not None:
-                self._bell.ring()
+        bell = self._bell
+        if bell is not None:
+            bell.ring()
 
     def close(self) -> None:
-        with self._guard:
-            bell, self._bell = self._bell, None
-            if bell is not None:
-                bell.close()
+        bell, self._bell = self._bell, None
+        if bell is not None:
+            bell.close()
 
 
 class BlockingRuntime(SocketRuntime):

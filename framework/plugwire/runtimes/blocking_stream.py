@@ -8,15 +8,22 @@ deadlines included. Who is woken early (EAGAIN) looks at the clock and goes on, 
 **Aborting from another thread.** `abort` sets a flag and shuts the socket down, which ends the owner's system call; the
 owner sees the flag. It does not close: a descriptor that is closed under a thread in a system call may be given to
 another socket at once, and that thread would read a stranger's bytes. `close` from another thread therefore leaves the
-closing to the thread that is inside. The flags need no lock: the user marks itself and then looks whether the stream is
-over, the closer marks it over and then looks for a user, so at least one of them sees the other. The short calls that
-never wait run under a lock instead, a reentrant one, because a signal handler may abort what its own thread uses.
+closing to the thread that is inside. The user marks itself and then looks whether the stream is over, the closer marks
+it over and then looks for a user, so at least one of them sees the other; the last one who leaves closes. Who waits has
+a mark of its own (`_reader`, `_writer`); the calls that never wait, of which there may be several, put one each into
+`_inside`.
+
+**No lock.** The garbage collector or a signal handler may run anywhere here, and what it runs may want the lock of the
+HTTP/2 connection that this stream carries, while a thread that holds it moves bytes of this stream: each would wait for
+the other. So nothing here waits but for the socket. A mark is set and taken back by one step that nothing interrupts.
 
 **Nudging from another thread.** `nudge` sets a flag, and rings a bell that a wait for readability polls beside the
 socket. The flag and the mark of who is inside work like those of abort: who waits marks itself and then looks at the
 flag, who nudges sets the flag and then looks for somebody inside; with nobody there nothing is rung. The wait that
-returns takes back the flag and the ring first, so its caller sees whatever was changed before the nudge. A wait touches
-nothing that the byte moves touch: these have a poll object of their own (one object bears one poll at a time).
+returns takes back the flag and the ring first, in this order, so its caller sees whatever was changed before the nudge;
+what comes in between leaves its flag, and a ring that comes after is heard by a later wait, which then returns for
+nothing. A wait touches nothing that the byte moves touch: these have a poll object of their own (one object bears one
+poll at a time).
 """
 
 from __future__ import annotations
@@ -24,7 +31,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import threading
 from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -64,10 +70,10 @@ class BlockingStream(SocketStream):
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(True)
-        super().__init__(sock)
         self._recv = sock.recv
-        self._guard = threading.RLock()  # around calls that never wait
+        self._fd = sock.fileno()
         self._is_closed = False
+        self._inside: list[None] = []  # a mark for each one who is inside of a call that never waits
         self._reader = 0  # the thread that is inside of a call that waits, for readability ...
         self._writer = 0  # ... and for writability alone
         self._read_armed = INFINITY
@@ -76,6 +82,7 @@ class BlockingStream(SocketStream):
         self._polls_write = False
         self._bell: Bell | None = None
         self._is_nudged = False
+        super().__init__(sock)
 
     # -- time ------------------------------------------------------------------------------------------------------
 
@@ -162,17 +169,31 @@ class BlockingStream(SocketStream):
                 self._release()
 
     def read_now(self, max_bytes: int) -> bytes | None:
-        with self._guard:
+        inside = self._inside
+        try:
+            inside.append(None)
             if self._is_over:
                 raise aborted()
-            try:
-                return self._sock.recv(max_bytes, socket.MSG_DONTWAIT) if self._look(0) else None
-            except BlockingIOError:  # what poll saw was no more than a bad checksum
-                return None
+            data = self._sock.recv(max_bytes, socket.MSG_DONTWAIT) if self._look(0) else None
+            if not data and self._is_over:  # the end that abort makes is not the peer's
+                raise aborted()
+            return data
+        except BlockingIOError:  # what poll saw was no more than a bad checksum
+            return None
+        finally:
+            inside.pop()
+            if self._is_closed:
+                self._release()
 
     def is_readable(self) -> bool:
-        with self._guard:
-            return self._is_over or super().is_readable()
+        inside = self._inside
+        try:
+            inside.append(None)
+            return self._is_over or self._look(0) != []
+        finally:
+            inside.pop()
+            if self._is_closed:
+                self._release()
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -234,8 +255,18 @@ class BlockingStream(SocketStream):
         raise aborted()
 
     def write_now(self, data: Buffer | Sequence[Buffer]) -> None:
-        with self._guard:
+        inside = self._inside
+        try:
+            inside.append(None)
             super().write_now(data)
+        except OSError:
+            if self._is_over:
+                raise aborted() from None
+            raise
+        finally:
+            inside.pop()
+            if self._is_closed:
+                self._release()
 
     # -- waiting ---------------------------------------------------------------------------------------------------
 
@@ -257,10 +288,12 @@ class BlockingStream(SocketStream):
                 rest = at - monotonic()
                 if rest <= 0:
                     raise too_late()
-                if (read and self._is_nudged) or poll.poll(milliseconds(min(rest, longest))):
+                is_nudged = read and self._is_nudged
+                ready = [] if is_nudged else poll.poll(milliseconds(min(rest, longest)))
+                if is_nudged or ready:
                     if self._is_over:
                         break
-                    if read and self._is_nudged:
+                    if read and (is_nudged or self._is_nudged or len(ready) > 1 or ready[0][0] != self._fd):
                         self._calm()
                     return
             raise aborted()
@@ -279,81 +312,85 @@ class BlockingStream(SocketStream):
     def _poll_for(self, read: bool, write: bool) -> select.poll:
         """What waits. That for readability is kept, and hears the bell. To write alone somebody else may wait at the
         same time, and seldom does: that one is made each time."""
-        poll = self._poll
-        if read and poll is not None and write == self._polls_write:
+        kept = self._poll
+        if read and kept is not None and write == self._polls_write:
+            return kept
+        poll = select.poll()
+        if self._is_over:  # there may be no descriptor any more, and nobody will poll
             return poll
-        with self._guard:
-            if not read or poll is None:
-                poll = select.poll()
-            if self._is_over:  # there may be no descriptor any more, and nobody will poll
-                return poll
-            poll.register(self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
-            if read:
-                if self._bell is None:
-                    self._hang(poll)
-                # Without a bell not kept, so that the next wait tries again to have one.
-                self._poll = poll if self._bell is not None else None
+        poll.register(self._sock, (select.POLLIN if read else 0) | (select.POLLOUT if write else 0))
+        if read:
+            bell = self._bell if self._bell is not None else self._hang()
+            if bell is not None:  # else not kept, so that the next wait tries again to have one
+                poll.register(bell, select.POLLIN)
+                self._poll = poll
                 self._polls_write = write
-            return poll
+        return poll
 
-    def _hang(self, poll: select.poll) -> None:
+    def _hang(self) -> Bell | None:
         """Make the bell, if it can be had: a wait worked without one for as long as there was none."""
         try:
-            bell = Bell()
+            self._bell = bell = Bell()
         except OSError:
-            return
-        poll.register(bell, select.POLLIN)
-        self._bell = bell
+            return None
+        return bell
 
     def nudge(self) -> None:
         if self._is_nudged:  # and whoever waits is about to return
             return
-        with self._guard:
-            self._is_nudged = True
-            if self._reader and self._bell is not None:
-                self._bell.ring()
+        self._is_nudged = True
+        bell = self._bell
+        if self._reader and bell is not None:
+            try:
+                bell.ring()
+            except BaseException:  # an interrupt, and nobody would nudge again
+                bell.ring()
+                raise
 
     def _calm(self) -> None:
         """The wait returns: it was nudged, however often."""
-        with self._guard:
-            self._is_nudged = False
-            if self._bell is not None:
-                self._bell.silence()
+        self._is_nudged = False
+        if self._bell is not None:
+            self._bell.silence()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def abort(self) -> None:
         self._is_over = True
-        with self._guard:
-            try:
+        inside = self._inside
+        try:
+            inside.append(None)
+            if not self._is_closed:  # else the descriptor may be somebody else's
                 self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the peer has ended it already, or it is closed
-                pass
+        except OSError:  # the peer has ended it already
+            pass
+        finally:
+            inside.pop()
+            if self._is_closed:
+                self._release()
 
     def close(self) -> None:
-        self._is_over = self._is_closed = True
+        self._is_over = True
         if self._reader or self._writer:
             self.abort()
+        self._is_closed = True
         self._release()
 
     def disown(self) -> None:
-        self._guard = threading.RLock()  # the thread that held the old one may not exist here
         self._is_closed = True
         self._reader = self._writer = 0
+        self._inside = []  # the threads that were inside do not exist here
         super().disown()
         self._release()
 
     def _release(self) -> None:
-        """Close the descriptor, unless another thread is inside of a system call: that one does it on leaving."""
-        me = get_ident()
-        if self._reader in (0, me) and self._writer in (0, me):
-            with self._guard:
-                self._sock.close()
-                self._kept.clear()
-                self._unsent = 0
-                bell, self._bell = self._bell, None
-                if bell is not None:
-                    bell.close()
+        """Close the descriptor, unless somebody is inside: that one does it on leaving."""
+        if not (self._reader or self._writer or self._inside):
+            self._sock.close()
+            self._kept.clear()
+            self._unsent = 0
+            if self._bell is not None:
+                self._bell.close()
 
 
 def _busy() -> Busy:

@@ -36,7 +36,7 @@ UNIX_RETRY = 0.01
 
 
 class Readiness(ABC):
-    """Waits for several sockets at once. One waiter; `abort` may come from another thread in the blocking world."""
+    """Waits for several sockets at once. One waiter; `abort` may come from any thread."""
 
     @abstractmethod
     async def wait(

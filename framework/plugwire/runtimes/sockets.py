@@ -76,13 +76,13 @@ class SocketStream(Stream):
 
     def __init__(self, sock: socket.socket) -> None:
         self._is_over = False  # closed or aborted on this side
-        self._sock = sock
         self._kept: deque[memoryview] = deque()
         self._unsent = 0
         self._addresses: dict[str, Address | str | None] = {}
         look = select.poll()
         look.register(sock, select.POLLIN)
         self._look = look.poll
+        self._sock = sock  # last: with it there is something to close
 
     def __del__(self) -> None:
         # Quietly: what a dropped stream means is known above (a response that was not closed), and warned of there.

@@ -97,20 +97,18 @@ class _Race:
     """Who has ended, in order; wakes the caller when the first has won or all have failed."""
 
     def __init__(self, count: int) -> None:
-        self._section = allocate_lock()
-        self._left = count
-        self.order: list[_Worker] = []  # as they ended
-        self.winner: _Worker | None = None
+        self._count = count
+        self.order: list[_Worker] = []  # as they ended; it only grows
         self.is_decided = BlockingWaiter()
 
     def ended(self, worker: _Worker) -> None:
-        with self._section:
-            self.order.append(worker)
-            self._left -= 1
-            if self.winner is None and worker.is_done:
-                self.winner = worker
-            if self.winner is not None or not self._left:
-                self.is_decided.wake()
+        self.order.append(worker)
+        if worker.is_done or len(self.order) == self._count:
+            self.is_decided.wake()
+
+    def winner(self) -> _Worker | None:
+        """The same whenever it is asked, once it is decided."""
+        return next((worker for worker in self.order if worker.is_done), None)
 
 
 async def race(starters: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object] | None) -> tuple[int, T]:
@@ -124,7 +122,7 @@ async def race(starters: Sequence[Callable[[], Awaitable[T]]], discard: Callable
         for worker in workers:
             worker.thread.start()
         await state.is_decided.wait(INFINITY)
-        winner = state.winner
+        winner = state.winner()
     finally:
         # The losers are left; or, if the race itself was cancelled, all of them.
         for worker in workers:

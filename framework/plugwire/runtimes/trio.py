@@ -5,7 +5,9 @@ wait alone: a scope that stayed open over more would not nest with those of the 
 
 An await on a stream is a checkpoint only if it really waits, as in the other worlds. Cancellation comes from trio and
 passes through untouched. `close` tells trio first (`notify_closing`), so a task that waits is woken and no poll set
-keeps the number of a descriptor that is gone.
+keeps the number of a descriptor that is gone. What is trio's is touched by a task of its run only: what comes from
+elsewhere (another thread, where the garbage collector closes what a task is still using; a finaliser in the middle of
+trio's own work) is left to the run, as long as there is one.
 """
 
 from __future__ import annotations
@@ -33,8 +35,11 @@ class TrioStream(SocketStream):
     """A non-blocking socket that is waited for by trio."""
 
     _now = staticmethod(trio.current_time)
-    _waiting: trio.CancelScope | None = None  # the wait for readability that is under way
-    _token: trio.lowlevel.TrioToken | None = None  # of the run that it belongs to
+
+    def __init__(self, sock: socket.socket, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token  # of the run that it belongs to
+        self._waiting: trio.CancelScope | None = None  # the wait for readability that is under way
+        super().__init__(sock)
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
         if trio.current_time() >= at:
@@ -62,8 +67,6 @@ class TrioStream(SocketStream):
         if read:
             if self._waiting is not None:
                 raise _busy()
-            if self._token is None:
-                self._token = trio.lowlevel.current_trio_token()
             self._waiting = scope
         try:
             await _until_ready(self._sock, read, write, scope)
@@ -76,31 +79,40 @@ class TrioStream(SocketStream):
             raise too_late()
 
     def nudge(self) -> None:
-        scope, token = self._waiting, self._token
-        if scope is None or token is None:
-            return
-        if trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is token:
-            scope.cancel()
-        else:
-            # A finaliser in another thread, or in the middle of trio's own work: maybe between its look at what is
-            # ready and its sleep.
-            try:
-                token.run_sync_soon(scope.cancel)
-            except trio.RunFinishedError:
-                pass
+        scope = self._waiting
+        if scope is not None:
+            _in_run(self._token, scope.cancel)
 
     def close(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            if trio.lowlevel.in_trio_run():
-                trio.lowlevel.notify_closing(self._sock)
-            # Elsewhere (a finaliser, after the run or in another thread) nobody waits any more.
-            self._sock.close()
+        self._is_over = True
+        if self._sock.fileno() >= 0 and not _in_run(self._token, _release, self._sock):
+            self._sock.close()  # the run has ended, and nobody waits any more
+        if self._sock.fileno() < 0:  # else a task of the run may be writing
             self._kept.clear()
             self._unsent = 0
 
     def abort(self) -> None:
         self.close()
+
+
+def _release(sock: socket.socket) -> None:
+    if sock.fileno() >= 0:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
+
+
+def _in_run(token: trio.lowlevel.TrioToken, function: Callable[..., object], *args: object) -> bool:
+    """Call it in the run's own thread, now or soon. False: the run has ended."""
+    if trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is token:
+        function(*args)
+        return True
+    # Another thread, a signal handler, a finaliser in the middle of trio's own work: maybe between its look at what is
+    # ready and its sleep, which this ends.
+    try:
+        token.run_sync_soon(function, *args)
+    except trio.RunFinishedError:
+        return False
+    return True
 
 
 async def _until_ready(sock: socket.socket, read: bool, write: bool, scope: trio.CancelScope) -> None:
@@ -188,33 +200,27 @@ class TrioWaiter(Waiter):
     def wake(self) -> None:
         self._is_woken = True
         event = self._event
-        if event is None:
-            return
-        assert self._token is not None
-        if trio.lowlevel.in_trio_task() and trio.lowlevel.current_trio_token() is self._token:
-            event.set()
-        else:
-            # A thread, a signal handler, a finaliser in the middle of trio's own work.
-            try:
-                self._token.run_sync_soon(event.set)
-            except trio.RunFinishedError:
-                pass
+        if event is not None:
+            assert self._token is not None
+            _in_run(self._token, event.set)
 
 
 class TrioReadiness(Readiness):
     """Waits for several sockets by one task each."""
 
-    def __init__(self) -> None:
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
         self._is_over = False
         self._scope: trio.CancelScope | None = None
 
     async def wait(
         self, reading: Sequence[socket.socket], writing: Sequence[socket.socket], at: float
     ) -> Sequence[socket.socket]:
-        if self._is_over:
-            raise aborted()
         ready: list[socket.socket] = []
         with trio.CancelScope(deadline=at) as self._scope:
+            # In this order: who aborts from another thread sets the flag first and looks for the scope after.
+            if self._is_over:
+                raise aborted()
             if reading or writing:
                 ready = await _first(
                     *((trio.lowlevel.wait_readable, sock) for sock in reading),
@@ -229,8 +235,9 @@ class TrioReadiness(Readiness):
 
     def abort(self) -> None:
         self._is_over = True
-        if self._scope is not None:
-            self._scope.cancel()
+        scope = self._scope
+        if scope is not None:
+            _in_run(self._token, scope.cancel)
 
     def close(self) -> None:
         pass
@@ -333,10 +340,10 @@ class TrioRuntime(SocketRuntime):
 
     def stream(self, sock: socket.socket) -> TrioStream:
         try:
-            return TrioStream(sock)
+            return TrioStream(sock, self._token)
         except BaseException:
             sock.close()
             raise
 
     def readiness(self) -> Readiness:
-        return TrioReadiness()
+        return TrioReadiness(self._token)
