@@ -113,9 +113,6 @@ def test_a_step_that_decides_nothing_looks_again_too(step: str) -> None:
         def __exit__(self, *error: Any) -> None:
             self.lock.release()
 
-        def locked(self) -> bool:
-            return bool(self.lock.locked())
-
     lock = pool._lock
     pool._lock = Losing(lock)  # type: ignore[assignment]
     pool.collect(Ticket(ticket.lane, 0, ticket.waiter, False)) if step == "collect" else pool.stats()

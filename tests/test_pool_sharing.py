@@ -9,7 +9,7 @@ import random
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
@@ -1187,58 +1187,6 @@ def test_what_a_handle_holds_is_not_idle() -> None:
     assert pool.stats()[:2] == (1, 0)
     pool.lease(connection, -1)
     assert pool.stats()[:2] == (1, 1)
-
-
-class Crowded:
-    """The pool's lock. While somebody has it for the first time, `meanwhile` happens in another thread."""
-
-    def __init__(self, meanwhile: Callable[[], None]) -> None:
-        self._lock = threading.Lock()
-        self._meanwhile: Callable[[], None] | None = meanwhile
-        self.locked = self._lock.locked
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        meanwhile, self._meanwhile = self._meanwhile, None
-        if meanwhile is not None:
-            meanwhile()
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-
-@pytest.mark.parametrize("step_of_another", ["lease", "changed too late"])
-def test_a_change_that_finds_the_lock_taken_is_seen_by_who_has_it(step_of_another: str) -> None:
-    """Rule 1: every step looks again, also one that decides nothing; or the waiter sleeps on."""
-    pool = Pool(Limits(max_connections=3), lambda: 0.0, lambda connection, reason: None)
-    leased, _ = dialled(pool, step(pool, A), 10)
-    other, share = dialled(pool, step(pool, B), 10)
-    single: Any = Fake(A2, 1)
-    pool.joined(single, pool.ask(A2, Sleeper))  # type: ignore[arg-type]
-    single.streams = 1
-    leased.streams = other.streams = 1
-    share.begun()
-    pool.end(share)
-    ticket = step(pool, Route(URL("https://c.example").origin))
-    assert ticket.state is TicketState.WAITING
-
-    def meanwhile() -> None:
-        other.streams = 0
-        pool.changed(other)
-        assert ticket.state is TicketState.WAITING
-        if step_of_another == "changed too late":
-            single.place = None
-
-    if step_of_another == "lease":
-        pool._lock = Crowded(meanwhile)  # type: ignore[assignment]
-        pool.lease(leased, 1)
-    else:
-        slot = single.place
-        assert slot is not None
-        single.streams = 0
-        pool._lock = Crowded(meanwhile)  # type: ignore[assignment]
-        pool.changed(single)
-    assert ticket.state is TicketState.GRANTED
 
 
 def test_who_was_held_back_goes_on_as_soon_as_the_other_gives_up() -> None:

@@ -1,7 +1,13 @@
 """The pool: carries out what `pool_table` decides. The small part with effects: closing, waking, and the lock.
 
-The steps of the table run under one `threading.Lock` in every world; what they decide is done after it. The rules that
-hold for both stand in `pool_table`.
+The steps of the table run under one lock in every world; what they decide is done after it. The rules that hold for
+both stand in `pool_table`.
+
+A finaliser or a signal handler may run inside of a step of its own thread: the collector comes by wherever something is
+allocated, and what it finds may be a response, an upload or a call that was never ended. It must neither wait for the
+lock that its own thread holds nor begin a step inside of another one. So the lock is one that its holder gets again,
+`_is_stepping` says that a step is under way, and who finds it set leaves its wish in `Table.lost`. After a step,
+everybody looks there and does what was left.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from weakref import WeakValueDictionary, ref
 
-from plugwire.errors import SessionClosed
+from plugwire.errors import Busy, SessionClosed
 from plugwire.pool_places import NOTHING, Outcome, Share, Slot, Ticket
 from plugwire.pool_table import Table, UnknownRoute
 
@@ -48,7 +54,8 @@ class Pool:
         self._table.lose = _weakly(ref(self), Pool._lost)
         self.changed: Callable[[Connection], None] = _weakly(ref(self), Pool.look)
         """`look`, given to connections, to be called when a capacity or a flag has changed."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_stepping = False
         self._now = now
         self._closed = closed
         self._live: WeakValueDictionary[int, Connection] = WeakValueDictionary()
@@ -64,19 +71,30 @@ class Pool:
         fresh: bool = False,
     ) -> Slot | Share | Ticket:
         """A slot (use its connection, or dial in it), a share of a connection, or a ticket to wait with. `may_share`
-        tells whether connections of a route may turn out to be shared; it is asked for new routes only."""
-        try:
-            with self._lock:
-                if self._table.why_closed is not None:
-                    raise SessionClosed(self._table.why_closed)
-                outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=None)
-        except UnknownRoute:
-            # To say it, transports are loaded and asked: not under the lock.
-            answer = may_share is not None and may_share(route)
-            with self._lock:
-                if self._table.why_closed is not None:
-                    raise SessionClosed(self._table.why_closed) from None
-                outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=answer)
+        tells whether connections of a route may turn out to be shared; it is asked for new routes only.
+
+        Raises:
+            Busy: a finaliser or a signal handler asks, inside of a step of its own thread.
+            SessionClosed: the pool is closed.
+        """
+        answer: bool | None = None
+        while True:
+            try:
+                with self._lock:
+                    if self._is_stepping:
+                        raise Busy("a finaliser or signal handler cannot send a request: it runs inside of the pool")
+                    if self._table.why_closed is not None:
+                        raise SessionClosed(self._table.why_closed)
+                    try:
+                        self._is_stepping = True
+                        outcome = self._table.ask(route, self._now(), make_waiter, fresh=fresh, may_share=answer)
+                    finally:
+                        self._is_stepping = False
+                break
+            except UnknownRoute:
+                # To say it, transports are loaded and asked: not under the lock.
+                self._look_again()
+                answer = may_share is not None and may_share(route)
         if outcome.closing or self._table.lost:
             self._carry_out(outcome)
         return outcome.slot or outcome.share or outcome.ticket  # type: ignore[return-value]  # a step gives one of them
@@ -93,19 +111,23 @@ class Pool:
         if not is_over and (slot.leases or slot.is_sending or not connection.is_idle or connection.capacity < 1):
             return
         with self._lock:
-            is_late = connection.place is not slot  # another thread saw the same change
-            if not is_late:
-                connection.place = None
+            if self._is_stepping:
+                self._table.lost.append(connection)
+                return
+            if connection.place is not slot:
+                return  # another thread saw the same change
             try:
-                if is_late:
-                    outcome, is_over = NOTHING, False
-                elif is_over:
+                self._is_stepping = True
+                connection.place = None
+                if is_over:
                     outcome = self._table.free(slot, self._now())
                 else:
                     outcome = self._table.give_back(slot, connection, self._now())
             except BaseException:
                 self._interrupted()
                 raise
+            finally:
+                self._is_stepping = False
         if is_over:
             connection.close()
             self._closed(connection, "closed")
@@ -121,24 +143,32 @@ class Pool:
             and not connection.is_closed
         ):
             return  # it has room, nobody waits for it, and it is not idle
-        if self._lock.locked():
-            # A finaliser that ends a stream inside of a step of this very thread must not wait. Who holds the lock
-            # looks again.
-            self._lost(connection)
+        if self._is_stepping:
+            self._lost(connection)  # whoever steps looks again
             return
         with self._lock:
             try:
+                self._is_stepping = True
                 outcome = self._table.settle(connection, self._now())
             except BaseException:
                 self._interrupted()
                 raise
+            finally:
+                self._is_stepping = False
         if outcome.closing or self._table.lost:
             self._carry_out(outcome)
 
     def share(self, connection: Connection) -> Share | None:
         """A connection that was dialled, or is fresh, is about to be used: the caller's share, if it can be shared."""
         with self._lock:
-            outcome = self._table.share(connection, self._now())
+            try:
+                self._is_stepping = True
+                outcome = self._table.share(connection, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
+            finally:
+                self._is_stepping = False
         if outcome.closing or self._table.lost:
             self._carry_out(outcome)
         return outcome.share
@@ -152,7 +182,14 @@ class Pool:
         """Its connection did not take the request."""
         share.end()
         with self._lock:
-            outcome = self._table.settle(share.connection, self._now(), refused=True)
+            try:
+                self._is_stepping = True
+                outcome = self._table.settle(share.connection, self._now(), refused=True)
+            except BaseException:
+                self._interrupted()
+                raise
+            finally:
+                self._is_stepping = False
         self._carry_out(outcome)
 
     # -- the other roads
@@ -160,9 +197,7 @@ class Pool:
     def take(self, connection: Connection) -> Share | None:
         """A share of this connection, for the handle that leases it; None if it has no room, or cannot be shared."""
         with self._lock:
-            outcome = self._table.take(connection)
-        self._look_again()
-        return outcome.share
+            return self._table.take(connection)
 
     def lease(self, connection: Connection, number: int) -> None:
         """One handle more (`number` 1) or less (-1) keeps the connection, which is not idle as long as there is one."""
@@ -170,23 +205,35 @@ class Pool:
             slot: Slot | None = connection.place
             if slot is not None:  # else it was closed just now
                 slot.leases += number
-        self._look_again()
         self.look(connection)
 
     def hurry(self, ticket: Ticket) -> None:
         """To be called every `COMPANY` seconds while one waits who queues for a shared connection."""
         with self._lock:
-            outcome = self._table.hurry(ticket, self._now())
+            try:
+                self._is_stepping = True
+                outcome = self._table.hurry(ticket, self._now())
+            except BaseException:
+                self._interrupted()
+                raise
+            finally:
+                self._is_stepping = False
         self._carry_out(outcome)
 
     def free(self, slot: Slot) -> None:
         """The place is empty."""
         with self._lock:
+            if self._is_stepping:
+                self._table.lost.append(slot)
+                return
             try:
+                self._is_stepping = True
                 outcome = self._table.free(slot, self._now())
             except BaseException:
                 self._interrupted()
                 raise
+            finally:
+                self._is_stepping = False
         self._carry_out(outcome)
 
     def collect(self, ticket: Ticket) -> Slot | Share | None:
@@ -194,17 +241,22 @@ class Pool:
         with self._lock:
             slot, ticket.slot = ticket.slot, None
             share, ticket.share = ticket.share, None
-        self._look_again()
         return slot or share
 
     def leave(self, ticket: Ticket) -> None:
         """A waiter gives up. Called on the way out of every wait; does nothing if the grant was collected."""
         with self._lock:
+            if self._is_stepping:
+                self._table.lost.append(ticket)
+                return
             try:
+                self._is_stepping = True
                 outcome = self._table.leave(ticket, self._now())
             except BaseException:
                 self._interrupted()
                 raise
+            finally:
+                self._is_stepping = False
         self._carry_out(outcome)
 
     def joined(self, connection: Connection, slot: Slot) -> None:
@@ -218,10 +270,19 @@ class Pool:
     def close(self, reason: str) -> None:
         """Close idle connections, wake waiters, abort what is in use. Later questions are refused with the reason."""
         with self._lock:
-            outcome = self._table.clear(reason)
+            if self._is_stepping:
+                self._table.lost.append(reason)
+                outcome = NOTHING
+            else:
+                try:
+                    self._is_stepping = True
+                    outcome = self._table.clear(reason)
+                finally:
+                    self._is_stepping = False
         self._carry_out(outcome)
-        for connection in list(self._live.values()):
-            if not connection.is_closed:
+        for reference in self._live.valuerefs():
+            connection = reference()
+            if connection is not None and not connection.is_closed:
                 connection.abort()
         self._live.clear()
 
@@ -229,15 +290,20 @@ class Pool:
         """How things stand."""
         self._look_again()
         with self._lock:
-            table = self._table
-            queued: Counter[Origin] = Counter()
-            for route, lane in table.lanes.items():
-                queued[route.origin] += len(lane.waiting) - lane.in_line
-            origins = {
-                str(origin): (places.count, len(places.idle), len(places.waiters) + queued[origin])
-                for origin, places in table.origins.items()
-            }
-            stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
+            was_stepping = self._is_stepping  # then a handler asks, in the midst of a step
+            try:
+                self._is_stepping = True
+                table = self._table
+                queued: Counter[Origin] = Counter()
+                for route, lane in table.lanes.items():
+                    queued[route.origin] += len(lane.waiting) - lane.in_line
+                origins = {
+                    str(origin): (places.count, len(places.idle), len(places.waiters) + queued[origin])
+                    for origin, places in table.origins.items()
+                }
+                stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
+            finally:
+                self._is_stepping = was_stepping
         self._look_again()
         return stats
 
@@ -258,7 +324,13 @@ class Pool:
             if not self._table.lost:
                 return
             with self._lock:
-                outcome = self._table.sweep(self._table.latest)
+                if self._is_stepping:
+                    return  # the step that this runs in looks again
+                try:
+                    self._is_stepping = True
+                    outcome = self._table.sweep(self._table.latest)
+                finally:
+                    self._is_stepping = False
 
     def _look_again(self) -> None:
         """After a step that decides nothing: slots may have been lost while it held the lock."""
@@ -266,22 +338,25 @@ class Pool:
             self._carry_out(Outcome())
 
     def _lost(self, lost: Slot | Connection) -> None:
-        """A slot or a share was lost; runs in a finaliser, perhaps inside of a step of this very thread, so it never
-        waits for that. (It looks, and does not try to take the lock without waiting: an interrupt right behind such a
-        call would leave the lock held by nobody. Another thread's step is over in a moment.)"""
+        """A slot or a share was lost; runs in a finaliser. It waits for no other thread's step either: that may just be
+        in a finaliser itself, which waits for a lock that this thread holds."""
         self._table.lost.append(lost)
-        if not self._lock.locked():
+        if not self._is_stepping:
             with self._lock:
                 try:
+                    self._is_stepping = True
                     outcome = self._table.sweep(self._table.latest)
                 except BaseException:  # an interrupt, which a finaliser swallows
                     outcome = self._table.sweep(self._table.latest)
+                finally:
+                    self._is_stepping = False
             self._carry_out(outcome)
 
     def _interrupted(self) -> None:
         """A step was interrupted, maybe between freeing a place and giving it to who waits: give it now. Under the
-        lock. What the step had in hand is lost, and comes back as what is lost does."""
-        self._table.serve(self._table.latest)
+        lock. What the step had in hand is lost, and comes back as what is lost does; what a finaliser left during the
+        step is taken back here, since nobody looks again."""
+        self._table.take_back(self._table.latest)
 
     def start_anew(self) -> None:
         """In the child of a fork: the connections belong to the parent. They are not closed here, because closing
@@ -289,7 +364,8 @@ class Pool:
         which closes the child's copies of the descriptors and does no more. What was being dialled by another thread,
         and streams that the caller has taken over, are left alone. Who holds the lock may be a thread that does not
         exist any more."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._is_stepping = False
         for connection in list(self._live.values()):
             slot, connection.place = connection.place, None
             if slot is not None:

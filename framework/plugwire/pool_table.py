@@ -67,6 +67,11 @@ if TYPE_CHECKING:
 COMPANY: Final = 0.25
 """Seconds after which a scout that is still dialling gets company: one more, each time."""
 
+LOST: Final = "its user was lost"
+"""Why a connection is closed that a finaliser gave back when the collector had found both it and its slot. It calls the
+finalisers of all that it finds, in any order, and each only once, also if one of them brings the rest back to life: the
+slot is given up already, or nobody would notice when it is lost again."""
+
 REMEMBERED: Final = 1000
 """Routes of which the pool remembers whether their connections are shared, the last used ones."""
 
@@ -96,8 +101,9 @@ class Table:
         self.origins: dict[Origin, OriginPlaces] = {}
         self.count = 0
         self.idle: OrderedDict[Slot, None] = OrderedDict()
-        self.lost: deque[Slot | Connection] = deque()
-        """Slots that were lost, and connections of which a share was."""
+        self.lost: deque[Slot | Connection | Ticket | str] = deque()
+        """What finalisers and signal handlers leave, who may run inside of a step: slots that were lost or are empty,
+        connections that have changed or of which a share was lost, waiters that give up, why the pool is closed."""
         self.waiting = 0
         self.why_closed: str | None = None
         self.lose: Callable[[Slot | Connection], None] = self.lost.append
@@ -212,12 +218,12 @@ class Table:
         self.serve(now)
         return self._outcome(None, None, share)
 
-    def take(self, connection: Connection) -> Outcome:
+    def take(self, connection: Connection) -> Share | None:
         """A share of this very connection, if it has room."""
         slot: Slot | None = connection.place
         if slot is None or not slot.is_shared or connection.capacity <= len(slot.granted):
-            return self._outcome(None)
-        return self._outcome(None, None, Share(connection, slot, self.lose))
+            return None
+        return Share(connection, slot, self.lose)
 
     def settle(self, connection: Connection, now: float, *, refused: bool = False) -> Outcome:
         """The capacity or a flag of a shared connection has changed, or a share of it has ended. `refused`: it took no
@@ -241,6 +247,9 @@ class Table:
         """`connection` has no open request any more and may be used again; the slot is its own."""
         slot.connection = connection
         slot.idle_since = now
+        if not slot.is_counted:
+            self._drop(slot, LOST)
+            return self._outcome(None)
         if self.why_closed is not None:
             return self._give_up(slot, self.why_closed, now)
         lifetime = self.limits.max_lifetime
@@ -320,14 +329,26 @@ class Table:
 
     def sweep(self, now: float) -> Outcome:
         """Take back what was lost."""
+        self.take_back(now)
+        return self._outcome(None)
+
+    def take_back(self, now: float) -> None:
+        """The same, as a part of a step; what is to be closed is told by the next one."""
         while self.lost:
             lost = self.lost.popleft()
             if isinstance(lost, Slot):
+                if lost.connection is not None:
+                    for idle in (lost.lane.idle, lost.lane.places.idle, self.idle):
+                        idle.pop(lost, None)
+                    self._drop(lost, LOST)
                 self._end_place(lost, now)
+            elif isinstance(lost, Ticket):
+                self._closing.extend(self.leave(lost, now).closing)
+            elif isinstance(lost, str):
+                self._closing.extend(self.clear(lost).closing)
             else:
                 self._settle(lost, now)
         self.serve(now)
-        return self._outcome(None)
 
     def expire(self, now: float) -> None:
         """Close what was idle for too long. The oldest stands first, so a step looks at one more than it closes, and
@@ -475,13 +496,15 @@ class Table:
         """Out of the line, and of the queue."""
         self.waiting -= 1
         lane = ticket.lane
+        # Not by what the lane is said to be: an interrupt may have come while that changed.
+        is_queued = ticket in lane.waiting
         if ticket.is_in_line:
             ticket.is_in_line = False
             self._has_line_moved = True
-            if lane.may_queue:
+            if is_queued:
                 lane.in_line -= 1
             del lane.places.waiters[ticket]
-        if lane.may_queue:
+        if is_queued:
             del lane.waiting[ticket]
 
     def serve(self, now: float) -> None:
@@ -685,55 +708,58 @@ class Table:
         too now."""
         if not lane.may_queue:
             for ticket in lane.places.waiters:
-                if ticket.lane is lane:
+                if ticket.lane is lane and ticket not in lane.waiting:
                     lane.waiting[ticket] = None
                     lane.in_line += 1
         self._learn(lane, Kind.SHARED)
 
     def _single(self, lane: Lane, now: float) -> None:
         """The route's connections take one request each: those who queue ask anew for connections of their own."""
-        queue = list(lane.waiting)
-        lane.waiting.clear()
-        lane.in_line = 0
-        self._learn(lane, Kind.SINGLE)
         places = lane.places
-        for ticket in queue:
-            if ticket.is_in_line:
-                continue
-            ticket.number = next(self._numbers)
-            if not places.waiters and self._oldest_ready() is None:
-                slot = self._room(lane, now)
-                if slot is not None:
-                    lane.users -= 1
-                    places.waiters[ticket] = None
-                    ticket.is_in_line = True
-                    self._grant(ticket, slot, now)
-                    continue
-            self._stand_in_line(ticket, now)
+        try:
+            self._learn(lane, Kind.SINGLE)
+            for ticket in list(lane.waiting):
+                if not ticket.is_in_line:
+                    ticket.number = next(self._numbers)
+                    if not places.waiters and self._oldest_ready() is None:
+                        slot = self._room(lane, now)
+                        if slot is not None:
+                            lane.users -= 1
+                            self._grant(ticket, slot, now)
+                            continue
+                    self._stand_in_line(ticket, now)
+                lane.waiting.pop(ticket, None)
+        finally:
+            # After an interrupt there are some: the place that its caller loses goes to the oldest of them.
+            lane.in_line = sum(ticket.is_in_line for ticket in lane.waiting)
 
     def _settle(self, connection: Connection, now: float, refused: bool = False) -> None:
         slot: Slot | None = connection.place
         if slot is None:
             return  # another thread saw the same change
-        is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
+        is_over = connection.is_closed or (connection.is_draining and connection.is_idle) or not slot.is_counted
         if slot.is_scout and not is_over:
             return  # `share` comes
         lane = slot.lane
         lifetime = self.limits.max_lifetime
         if not is_over:
-            if (
-                not slot.listed
-                and connection.capacity > len(slot.granted)
-                and (lifetime is None or now < slot.made_at + lifetime)
-            ):
-                self._list(slot, connection)
-            self._serve_lane(lane, now)
+            if slot.is_shared:
+                if (
+                    not slot.listed
+                    and connection.capacity > len(slot.granted)
+                    and (lifetime is None or now < slot.made_at + lifetime)
+                ):
+                    self._list(slot, connection)
+                self._serve_lane(lane, now)
+            elif slot.is_sending or connection.capacity < 1:
+                return
             if not connection.is_idle or slot.shares or slot.leases:
                 return
         connection.place = None
         self._unlist(slot)
         if is_over or refused or connection.capacity < 1:
-            self._closing.append((connection, "closed" if is_over else "it refused a request"))
+            reason = "it refused a request" if not is_over else "closed" if slot.is_counted else LOST
+            self._closing.append((connection, reason))
             self._end_place(slot, now)
         else:
             # A step of its own: what it decided goes on with what this one did.

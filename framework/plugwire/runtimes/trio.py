@@ -272,10 +272,14 @@ class TrioRuntime(SocketRuntime):
 
     name = "trio"
     cancellation = (trio.Cancelled,)
-    now = staticmethod(trio.current_time)  # pyright: ignore[reportAssignmentType]  (called without a frame of our own)
 
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._clock = trio.lowlevel.current_clock()
+
+    def now(self) -> float:
+        # Not trio.current_time, which raises in other threads: the collector finalises what it finds in any of them.
+        return self._clock.current_time()
 
     def check_here(self) -> None:
         if trio.lowlevel.current_trio_token() is not self._token:
