@@ -9,8 +9,9 @@ Rules that hold; each was found by a failing run without it:
 
 1. A place in the limits is a `Slot` whose only reference is its user's. While a connection is in use, connection ->
    slot; while it is idle, slot -> connection; never both, so there is no cycle. Losing a slot, at any bytecode, gives
-   the place back: `__del__` appends to a lock-free deque that the next step sweeps. It leaves that to who has the lock
-   (the collector may run inside of a step), and every step looks again after unlocking, or everybody waits for ever.
+   the place back: `__del__` appends to a lock-free deque that the next step sweeps. It leaves that to a step that is
+   under way (the collector may run inside of one), and after a step everybody looks again, or waits for ever. The
+   same holds for all that finalisers and signal handlers want of the pool.
 2. A waiter is waiting, granted or gone; it changes under the lock only. What was granted lies in the waiter, which the
    table then forgets: a granted waiter that is lost loses its slot, and rule 1 applies. On any exception a waiter
    passes on what it was granted. It is woken in the step, before it is granted: an interrupt behind the step would
