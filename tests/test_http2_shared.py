@@ -279,7 +279,9 @@ async def test_two_streams_at_once_and_no_more(
     ) as session:
 
         async def ask(number: int) -> None:
-            method, url, content, expected = place.get(number)
+            # Small ones: nghttpd takes it ill (FLOW_CONTROL_ERROR) if more of an upload than its SETTINGS allow has
+            # come before it was told that we know them, though nobody can know them then (RFC 9113, 6.9.2).
+            method, url, content, expected = place.get(5 * number + number % 3)
             response = await session.request(method, url, content=content or b"")
             assert response.content == expected
             connections.add(response.connection.id)

@@ -414,6 +414,8 @@ async def test_odd_servers(nghttpd: Nghttpd, world: World, options: dict[str, An
         async def echo(number: int) -> None:
             assert (await session.post(f"{narrow}/echo", content=body[number:])).content == body[number:]
 
+        # First a small one: what is sent before the server's SETTINGS are known, more than they allow, it takes ill.
+        assert (await session.post(f"{narrow}/echo", content=b"small")).content == b"small"
         await world.gather(*(lambda number=number: echo(number) for number in range(6)))
         assert session.stats().open == 1
 
