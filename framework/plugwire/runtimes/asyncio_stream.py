@@ -81,7 +81,9 @@ class AsyncioStream(SocketStream):
     # -- what the loop calls ---------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        self._loop.add_reader(self._fd, _on_readable, self._me)
+        # With the socket, which the loop thereby holds: else the collector, when it finds stream and socket together,
+        # may close it before the stream's finaliser has taken it from the loop, and its number is another one's.
+        self._loop.add_reader(self._fd, _on_readable, self._me, self._sock)
         self._has_reader = True
 
     def _pause(self) -> None:
@@ -254,7 +256,7 @@ class AsyncioStream(SocketStream):
 
     def _watch(self) -> None:
         self._has_writer = True
-        self._loop.add_writer(self._fd, _on_writable, self._me)
+        self._loop.add_writer(self._fd, _on_writable, self._me, self._sock)
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
         if self._is_over:
@@ -355,13 +357,13 @@ def wake_from_anywhere(loop: asyncio.AbstractEventLoop, thread: int, waiting: as
         pass
 
 
-def _on_readable(stream_ref: weakref.ref[AsyncioStream]) -> None:
+def _on_readable(stream_ref: weakref.ref[AsyncioStream], sock: socket.socket) -> None:
     stream = stream_ref()
     if stream is not None:
         stream.fill()
 
 
-def _on_writable(stream_ref: weakref.ref[AsyncioStream]) -> None:
+def _on_writable(stream_ref: weakref.ref[AsyncioStream], sock: socket.socket) -> None:
     stream = stream_ref()
     if stream is not None:
         stream.drain()
