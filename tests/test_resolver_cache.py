@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -295,6 +296,39 @@ async def test_what_nobody_waits_for_any_more_is_found_for_the_next(world: World
         names.wait_until_quiet()
         assert (await session.get(url(server))).ok
     assert names.asked == ["h.example"]
+
+
+@pytest.mark.parametrize("lock", ["of the names", "of the threads"])
+def test_a_call_that_waits_for_a_name_is_dropped_in_the_midst_of_a_step(
+    names: Names, lock: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the collector, when the loop of its task is gone: in the thread that holds the lock just then."""
+    monkeypatch.setattr(resolver, "MAX_THREADS", 0)  # so that it stands in line
+    threads = resolver._Threads()
+    monkeypatch.setattr(resolver, "_threads", threads)
+    loop = asyncio.new_event_loop()
+    session = plugwire.AsyncSession()
+    task = loop.create_task(session.get("http://h.example/"))
+    while not threads._line:
+        loop.run_until_complete(asyncio.sleep(0))
+    (look_up,) = threads._line
+    assert look_up.waiters
+
+    def drop() -> None:
+        with look_up.names._lock if lock == "of the names" else threads._lock:
+            task.get_coro().close()  # type: ignore[union-attr]
+
+    thread = threading.Thread(target=drop, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+    assert not look_up.waiters
+    look_up.run()  # its turn has come
+    assert not look_up.names._looking
+    assert names.asked == []
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(session.close())
+    loop.close()
 
 
 # -- threads -------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -115,11 +116,46 @@ def test_the_store_is_bounded() -> None:
     store = TLSSecurer()._sessions
     routes = [route_to(f"https://h{n}.example", TRUSTING) for n in range(tls_sessions.MAX_ROUTES + 1)]
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="h")
+    for _ in range(2 * tls_sessions.MAX_ROUTES * tls_sessions.MAX_PER_ROUTE):
+        store.keep(routes[-1], tls)
+    assert len(store._came) == tls_sessions.MAX_ROUTES * tls_sessions.MAX_PER_ROUTE
+    assert store.take(routes[-1], tls.context) is None  # none of them ever finished a handshake
     for route in routes:
         for _ in range(tls_sessions.MAX_PER_ROUTE + 1):
             store.keep(route, tls)
+        store.take(route_to("https://other.example", TRUSTING), tls.context)
     assert len(store._finished) == tls_sessions.MAX_ROUTES
     assert routes[0] not in store._finished
     assert {len(finished) for finished in store._finished.values()} == {tls_sessions.MAX_PER_ROUTE}
-    assert store.take(routes[1], tls.context) is None  # none of them ever finished a handshake
+    assert store.take(routes[1], tls.context) is None
     assert routes[1] not in store._finished
+
+
+def test_the_collector_closes_a_stream_in_the_midst_of_a_step_of_the_store() -> None:
+    store = TLSSecurer()._sessions
+    route = route_to("https://peer.example", TRUSTING)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="h")
+    lock = store._lock
+
+    class Closing:
+        has_closed = False
+
+        def __enter__(self) -> None:
+            lock.__enter__()
+            if not self.has_closed:
+                self.has_closed = True
+                store.keep(route, tls)
+
+        def __exit__(self, *args: object) -> None:
+            lock.__exit__(*args)  # type: ignore[arg-type]
+
+    store._lock = Closing()  # type: ignore[assignment]
+
+    def use() -> None:
+        store.keep(route, tls)
+        store.take(route, tls.context)
+
+    thread = threading.Thread(target=use, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"

@@ -566,7 +566,24 @@ def test_threads_share_the_cache() -> None:
     for thread in threads:
         thread.join()
     assert not errors
-    assert len(plugwire.url._recent) + len(plugwire.url._older) <= CACHE_SIZE
+    assert len(plugwire.url._recent) + len(plugwire.url._older) <= CACHE_SIZE + 2 * len(threads)
+
+
+def test_a_url_is_made_in_the_midst_of_remembering_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal handler, or by what an observer does when the collector ends a connection."""
+
+    class Size(int):
+        def __floordiv__(self, other: int) -> int:
+            monkeypatch.undo()
+            URL("http://h/made-in-between")
+            return CACHE_SIZE // other
+
+    monkeypatch.setattr("plugwire.url.CACHE_SIZE", Size(CACHE_SIZE))
+    thread = threading.Thread(target=URL, args=("http://h/made-around-it",), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "it waits for itself"
+    assert URL("http://h/made-around-it") is URL("http://h/made-around-it")
 
 
 def test_a_url_equals_its_text_and_has_its_hash() -> None:

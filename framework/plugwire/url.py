@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, Literal, NamedTuple, NoReturn, TypeAlias, final
@@ -411,12 +410,11 @@ class URL:
 # dropped. Readers take no lock: a dict's get is atomic, and a miss only costs a parse.
 
 CACHE_SIZE: Final = 1024
-"""How many URLs are remembered, at most."""
+"""How many URLs are remembered, at most (and a few more, when threads come together)."""
 
 _CACHED_LENGTH = 2048  # longer texts are not remembered, so that the cache is bounded in bytes too
 _recent: dict[str | URL, URL] = {}  # keys are texts; the type lets `URL.__new__` look before it knows what it has
 _older: dict[str | URL, URL] = {}
-_cache_lock = threading.Lock()
 
 
 def _remember(text: object) -> URL:
@@ -425,10 +423,12 @@ def _remember(text: object) -> URL:
         raise TypeError(f"a URL is a str, not {type(text).__name__}")
     url = _older.get(text) or parse(text)
     if len(text) <= _CACHED_LENGTH:
-        with _cache_lock:
-            if len(_recent) >= CACHE_SIZE // 2:
-                _older, _recent = _recent, {}
-            _recent[text] = url
+        # Without a lock, which a signal handler or a finaliser might need in the midst of this. Who comes in between
+        # makes it forget a few texts at worst.
+        recent = _recent
+        if len(recent) >= CACHE_SIZE // 2:
+            _older, _recent = recent, {}
+        _recent[text] = url
     return url
 
 

@@ -88,8 +88,13 @@ class SystemResolver:
             try:
                 with call.waiting(waiter):
                     in_time = await waiter.wait(connecting.deadline.at)
-            finally:
+            except GeneratorExit:
+                found.desert(waiter)
+                raise
+            except BaseException:
                 names.leave(found, waiter)
+                raise
+            names.leave(found, waiter)
             call.check()
             if not in_time:
                 raise TimeoutError
@@ -213,6 +218,14 @@ class _LookUp:
         self.has_begun = False
         self.addresses: Addresses = ()
         self.error: Exception | None = None
+
+    def desert(self, waiter: Waiter) -> None:
+        """`waiter` was dropped, perhaps by the collector inside of a step under one of the locks. So none is taken: a
+        look-up that stands in line and that nobody waits for ends when its turn comes."""
+        try:
+            self.waiters.remove(waiter)
+        except ValueError:  # it was woken already
+            pass
 
     def run(self) -> None:
         """In a thread."""
