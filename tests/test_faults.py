@@ -19,9 +19,10 @@ from plugwire import Limits, Timeout
 from plugwire.call import Scope
 from plugwire.drive import drive
 from plugwire.errors import ConnectError, ConnectionClosed, ReadTimeout, WriteError
-from plugwire.runtimes import blocking_runtime
+from plugwire.runtimes import blocking_runtime, locks
 from plugwire.runtimes.locks import HandoverLock
-from plugwire.testing import Server
+from plugwire.runtimes.threads import BlockingWaiter
+from plugwire.testing import MockTransport, Server
 from plugwire.testing.faults import (
     CANCEL,
     DELAY,
@@ -336,20 +337,93 @@ async def test_each_hedged_dial_is_reached_by_the_sessions_end(world: World) -> 
     assert scope.is_aborted
 
 
-def test_a_lock_whose_turn_is_lost_is_free_again() -> None:
-    lock = HandoverLock(blocking_runtime().waiter)
-    turn = lock.turn()
-    drive(turn.__aenter__())
-    del turn
-    gc.collect()
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_lock_is_handed_over_wherever_an_interrupt_comes() -> None:
+    places: set[str] = set()
+    while True:
+        lock = HandoverLock(blocking_runtime().waiter)
+        others: list[threading.Thread] = []
+        interrupts = Interrupts(len(places) + 1, directories=(locks.__file__,))
+        came: list[int] = []
 
-    async def use() -> None:
-        async with lock.turn(), HandoverLock(blocking_runtime().waiter).turn():
-            pass
-        async with lock:
-            pass
+        async def other(came: list[int] = came) -> None:
+            came.append(threading.get_ident())
 
-    drive(use())
+        async def step(lock: HandoverLock = lock, others: list[threading.Thread] = others, use: Any = other) -> None:
+            for number in (1, 2):
+                thread = threading.Thread(target=lambda: drive(lock.run(use)), daemon=True)
+                thread.start()
+                others.append(thread)
+                while len(lock._queue) < number:
+                    pass
+
+        try:
+            interrupts.run(lambda lock=lock, step=step: drive(lock.run(step)))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            pass
+        for thread in others:
+            thread.join(20)
+            assert not thread.is_alive(), interrupts.where
+        assert came == [thread.ident for thread in others]  # in order
+        assert lock._owner is None and not lock._queue
+        if not interrupts.was_raised:
+            break
+        places.add(f"{len(places)} {interrupts.where}")
+    assert len(places) > 10
+
+
+def test_a_lock_is_given_back_in_the_midst_of_each_step_of_it() -> None:
+    """By finalisers of coroutines that were dropped: who holds the lock, or waits for it."""
+    runtime = blocking_runtime()
+
+    class Dropping(BlockingWaiter):
+        """Is woken, and another one is dropped meanwhile."""
+
+        dropped: Any = None
+
+        def wake(self) -> None:
+            super().wake()
+            dropped, self.dropped = self.dropped, None
+            if dropped is not None:
+                lock._release(dropped)
+
+    for who in ("itself", "the next", "the last"):
+        lock = HandoverLock(runtime.waiter)
+        owner = runtime.waiter()
+        drive(lock._acquire(owner))
+        waiting = [Dropping(), BlockingWaiter(), BlockingWaiter()]
+        lock._queue.extend(waiting)
+        waiting[0].dropped = dropped = waiting[("itself", "the next", "the last").index(who)]  # type: ignore[attr-defined]
+        lock._release(owner)
+        got: list[Any] = []
+        while lock._owner is not None:
+            got.append(lock._owner)
+            assert drive(lock._owner.wait(0)), "it owns the lock and was not woken"
+            lock._release(lock._owner)
+        assert got == [one for one in waiting if one is not dropped]
+        assert not lock._queue
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+def test_a_session_ends_wherever_an_interrupt_came_while_it_was_opened() -> None:
+    number = 1
+    while True:
+        session = plugwire.Session(transports=[MockTransport(lambda request: plugwire.Response(200))])
+        interrupts = Interrupts(number, directories=(locks.__file__,))
+        error: BaseException | None = None  # its traceback holds all that was under way
+        try:
+            interrupts.run(lambda session=session: session.get("http://h/"))  # type: ignore[misc]
+        except KeyboardInterrupt as interrupt:
+            error = interrupt
+        closing = threading.Thread(target=session.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive(), interrupts.where
+        assert (error is not None) is interrupts.was_raised
+        if error is None:
+            break
+        number += 1
+    assert number > 5
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -14,7 +14,9 @@ import pytest
 import trio
 
 import plugwire
+from faces import bare as undressed
 from plugwire import Busy, Headers, Limits, NetworkError, Response, SessionClosed, UsageError, hookimpl
+from plugwire.call import Scope
 from plugwire.events import Close, Open
 from plugwire.runtimes import current_async_runtime
 from plugwire.testing import MockTransport, ScriptedPeer, Server
@@ -532,3 +534,40 @@ async def test_a_response_gives_nothing_after_its_session_was_closed(world: Worl
             assert await response.read(10) == b"x" * 10
         with pytest.raises(plugwire.SessionClosed):
             await response.read(10)
+
+
+@pytest.mark.parametrize("trouble", ["others add", "one raises"])
+async def test_a_session_ends_all_that_is_under_way_whatever_stands_in_the_way(world: World, trouble: str) -> None:
+    """Other threads add to what is unread while it is listed; something of a plugin's cannot be aborted."""
+
+    class Unread(list[Any]):
+        changes = 3
+
+        def __iter__(self) -> Any:
+            if self.changes:
+                self.changes -= 1
+                raise RuntimeError("Set changed size during iteration")
+            return super().__iter__()
+
+    class Bad:
+        def abort(self) -> None:
+            raise ValueError("bad")
+
+    with Server() as server:
+        session = world.session()
+        response = await session.open_request("GET", f"{server.url}/bytes/300000").send()
+        engine = undressed(session)._engine
+        waiting = Scope()
+        engine.waits.add(waiting)
+        if trouble == "others add":
+            engine._bodies = Unread(engine._bodies)
+            await session.close()
+        else:
+            engine._bodies = [Bad()]
+            with pytest.raises(ValueError, match="bad"):
+                await session.close()
+        assert waiting.is_aborted
+        assert session.stats()[:3] in ((0, 0, 0), (1, 0, 0))
+        with pytest.raises(SessionClosed):
+            await response.read()
+        assert session.stats()[:3] == (0, 0, 0)

@@ -149,20 +149,22 @@ class Engine:
     async def open(self) -> None:
         """Run `session_opened`, once, before the first request."""
         self.check_open()
-        async with self._opening.turn():
-            if self.is_open:
-                return
-            self.check_open()
-            try:
-                for hook in self.plugins.of("session_opened"):
-                    await _called(hook, self._view)
-                    self._opened.append(hook)
-            except BaseException as error:
-                # What this raises is `error`, whatever else goes wrong on the way.
-                await self._run_closed(error)
-            self.is_open = True
-            self._view.root.spread()
+        await self._opening.run(self._run_opened)
         self.check_open()
+
+    async def _run_opened(self) -> None:
+        if self.is_open:
+            return
+        self.check_open()
+        try:
+            for hook in self.plugins.of("session_opened"):
+                await _called(hook, self._view)
+                self._opened.append(hook)
+        except BaseException as error:
+            # What this raises is `error`, whatever else goes wrong on the way.
+            await self._run_closed(error)
+        self.is_open = True
+        self._view.root.spread()
 
     async def close(self, reason: str = "the session is closed") -> None:
         """End the session: responses, connections, plugins, in this order. Idempotent."""
@@ -172,10 +174,11 @@ class Engine:
         pool: Pool | None = getattr(self, "pool", None)
         if pool is None:
             return
-        self._abort(pool, reason)
-        # Who is opening the session just now ends first.
-        async with self._opening.turn():
-            await self._run_closed(None)
+        try:
+            self._abort(pool, reason)
+        finally:
+            # Who is opening the session just now ends first.
+            await self._opening.run(self._run_closed)
 
     def drop(self) -> None:
         """The session was dropped without `close`: what can be done without waiting."""
@@ -187,12 +190,25 @@ class Engine:
 
     def _abort(self, pool: Pool, reason: str) -> None:
         """End everything that is under way. Who waits closes what it used; what nobody waits for is closed here."""
-        for body in list(self._bodies):
-            body.abort()
-        pool.close(reason)
-        self.waits.abort()
+        try:
+            for body in self._unread():
+                body.abort()
+        finally:
+            try:
+                pool.close(reason)
+            finally:
+                self.waits.abort()
 
-    async def _run_closed(self, error: BaseException | None) -> None:
+    def _unread(self) -> list[Abortable]:
+        # Other threads add to it meanwhile. They do not go on for ever, for the session is closed already; and what
+        # they add from here on, they abort themselves.
+        while True:
+            try:
+                return list(self._bodies)
+            except RuntimeError:
+                continue
+
+    async def _run_closed(self, error: BaseException | None = None) -> None:
         """`session_closed` in reverse order, of the plugins whose `session_opened` ran, or that have none. Raises
         `error`, or the first that came up."""
         with_opened = {id(hook.plugin) for hook in self.plugins.of("session_opened")}
