@@ -3,17 +3,23 @@ to come for certain."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from errno import EPIPE
 from typing import Any
 
 import pytest
 
 import plugwire
-from h2_puppet import PuppetPeer, Stage, Task, Wait
+from h2_puppet import PuppetPeer, PuppetWaiter, Stage, Task, Wait
 from plugwire.protocols import Busy
+from plugwire.testing.interrupts import Interrupts
+from plugwire_transports.http2 import sharing
 from plugwire_transports.http2.connection import HTTP2Connection
 from plugwire_transports.http2.exchange import HTTP2Exchange
+from plugwire_transports.http2.sharing import SharedConnection
+from plugwire_transports.http2.wire import Wire
 
 SIZE = 600_000
 """More than half of a stream's window: reading it gives some back."""
@@ -219,3 +225,223 @@ def test_one_reader_at_a_time() -> None:
         stage.settle()
         assert (first.is_done, first.error) == (True, None)
         assert (other.result, other.error) == (b"/other", None)
+
+
+# -- finalisers, in the midst of a step -------------------------------------------------------------------------------
+
+
+async def opened(stage: Stage, path: str) -> Any:
+    """The body of a response that nobody has read."""
+    response = await stage.session.open_request("GET", f"http://host{path}").send()
+    return response.body
+
+
+class Crowd:
+    """A response that is to be dropped, and three that wait: one leads, two follow."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        opening = stage.start(opened(stage, "/dropped"))
+        stage.settle()
+        (peer,) = stage.peers
+        peer.answer(peer.streams[1], 0)
+        peer.deliver()
+        stage.settle()
+        self.connection = connection_of(stage)
+        self.body = opening.result
+        self.dropped: HTTP2Exchange = self.body._exchange
+        self.calls = [stage.start(get(stage, path)) for path in ("/first", "/second", "/third")]
+        stage.settle()
+        assert self.connection._leader is not None and len(self.connection._followers) == 2
+
+    def end(self) -> None:
+        for _ in range(10):
+            say_all(self.stage)
+            self.stage.settle()
+        assert [(call.is_done, call.result, call.error) for call in self.calls] == [
+            (True, b"/first", None),
+            (True, b"/second", None),
+            (True, b"/third", None),
+        ]
+        assert not (self.connection._dropped or self.connection._gone or self.connection._served)
+        self.body._exchange = None
+
+
+PLACES = {
+    "woken": (PuppetWaiter, "wake"),
+    "asked": (HTTP2Exchange, "has_news"),
+    "measured": (SharedConnection, "_measure"),
+    "left": (SharedConnection, "_leave"),
+    "served": (SharedConnection, "served"),
+    "moved": (SharedConnection, "_move"),
+    "written": (SharedConnection, "_write_out"),
+    "fed": (Wire, "feed"),
+}
+
+
+@pytest.mark.parametrize("is_broken", [False, True], ids=["sound", "broken"])
+@pytest.mark.parametrize("is_before", [False, True], ids=["after", "before"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_response_is_dropped_in_the_midst_of_a_step(
+    place: str, is_before: bool, is_broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stream is reset after that; perhaps this finds out that the connection has gone, and all are told."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+        kind, name = PLACES[place]
+        original = getattr(kind, name)
+        crowds: list[Crowd] = []
+        seen: list[bool] = []
+
+        def drop() -> None:
+            if seen or not crowds or not crowds[0].connection._is_inside():
+                return
+            connection, exchange = crowds[0].connection, crowds[0].dropped
+            seen.append(True)
+            if is_broken:
+                monkeypatch.setattr(connection.stream, "write_now", broken)
+            connection.drop(exchange)
+            assert exchange.stream is not None, "somebody is in the midst of a step"
+
+        def meddled(self: Any, *args: Any) -> Any:
+            if is_before:
+                drop()
+            result = original(self, *args)
+            if not is_before:
+                drop()
+            return result
+
+        monkeypatch.setattr(kind, name, meddled)
+        crowd = Crowd(stage)
+        connection, exchange = crowd.connection, crowd.dropped
+        crowds.append(crowd)
+        stage.peers[0].ping()  # so that there is something to be written
+        say_all_but(stage, 1)
+        stage.settle()
+        assert seen
+        assert exchange.stream is None or connection.is_closed
+        assert connection.is_closed == is_broken
+        crowd.end()
+
+
+def broken(data: Any) -> None:
+    raise BrokenPipeError(EPIPE, "broken")
+
+
+def say_all_but(stage: Stage, stream_id: int) -> None:
+    (peer,) = stage.peers
+    for side in list(peer.streams.values()):
+        while side.id != stream_id and peer.answer(side, 16384):
+            pass
+    peer.deliver()
+
+
+@pytest.mark.parametrize("who", ["leads", "follows", "reads", "flushes"])
+def test_a_task_is_dropped_in_the_midst_of_a_move(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The collector ends coroutines too, and their `finally` blocks run inside of the move of another one."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+        crowd = Crowd(stage)
+        connection = crowd.connection
+        if who == "reads":
+            victim = stage.start(crowd.body.receive())
+            stage.settle()
+        elif who == "flushes":
+            victim = stage.start(get(stage, "/flushes"))
+            assert connection._flusher is not None
+        else:
+            victim = stage.start(get(stage, f"/{who}-first"))
+            stage.settle()
+        if who == "leads":
+            assert connection._leader is not None
+            paths = ["/first", "/second", "/third"]
+            victim = crowd.calls[paths.index(connection._leader.request.url.path)]
+        original = Wire.feed
+        seen: list[bool] = []
+
+        def feed(self: Wire, data: bytes) -> None:
+            if not seen:
+                seen.append(True)
+                assert connection._is_torn
+                victim.coroutine.close()
+            original(self, data)
+
+        monkeypatch.setattr(Wire, "feed", feed)
+        if who == "leads":  # another one moves, and not the coroutine itself
+            with connection.lock:
+                say_all_but(stage, 1)
+                connection._is_dry = False
+                connection._move(None)
+            connection.settle()
+        else:
+            say_all_but(stage, 1)
+        victim.is_done, victim.wait = True, None
+        stage.settle()
+        assert seen
+        assert not connection.is_closed
+        assert not connection._is_torn
+        if who == "leads":
+            crowd.calls.remove(victim)
+        for _ in range(3):
+            say_all_but(stage, 1)
+            stage.settle()
+        assert [call.error for call in crowd.calls] == [None] * len(crowd.calls)
+        assert all(call.is_done for call in crowd.calls), "somebody hangs"
+        assert connection._leader is None and connection._flusher is None and not connection._followers
+        crowd.body._exchange = None
+
+
+@pytest.mark.parametrize("deed", ["drops a response", "drops a task", "ends the session"])
+def test_a_finaliser_waits_for_no_lock(deed: str) -> None:
+    """It may run while its thread holds what the owner of the lock needs to go on."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+        crowd = Crowd(stage)
+        connection = crowd.connection
+        follower = crowd.calls[2]
+        deeds: dict[str, Callable[[], object]] = {
+            "drops a response": lambda: connection.drop(crowd.dropped),
+            "drops a task": follower.coroutine.close,
+            "ends the session": connection.abort,
+        }
+        with connection.lock:
+            thread = threading.Thread(target=deeds[deed], daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive(), "it waits for the lock"
+            assert crowd.dropped.stream is not None
+            assert len(connection._followers) == 2
+            connection._leader = None if deed == "ends the session" else connection._leader
+        connection.settle()  # as whoever had the lock
+        if deed == "drops a response":
+            assert crowd.dropped.stream is None
+            crowd.end()
+        elif deed == "drops a task":
+            assert len(connection._followers) == 1
+            follower.is_done, follower.wait = True, None
+        else:
+            assert connection.is_closed
+        crowd.body._exchange = None
+
+
+def test_an_interrupt_of_who_sees_to_wishes_loses_neither_them_nor_the_lock() -> None:
+    number = 2  # the first one comes before anything was done
+    while True:
+        with Stage(lambda: PuppetPeer(content, {})) as stage:
+            crowd = Crowd(stage)
+            connection = crowd.connection
+            interrupts = Interrupts(number, directories=(sharing.__file__,))
+            try:
+                interrupts.run(lambda c=connection, e=crowd.dropped: c.drop(e))  # type: ignore[misc]
+            except KeyboardInterrupt:
+                pass
+            taking = threading.Thread(target=connection.settle, daemon=True)
+            taking.start()
+            taking.join(20)
+            assert not taking.is_alive(), interrupts.where
+            assert not connection._is_inside()
+            assert crowd.dropped.stream is None or connection.is_closed, interrupts.where
+            if not connection.is_closed:
+                crowd.end()
+            crowd.body._exchange = None
+        if not interrupts.was_raised:
+            break
+        number += 1
+    assert number > 20

@@ -74,6 +74,8 @@ class HTTP2Body(ResponseBody):
             if not exchange.held:
                 exchange.raise_stopped()
         except BaseException as error:
+            if isinstance(error, GeneratorExit):  # dropped while it waited, perhaps by the collector
+                self._is_reading = False
             self._raise(error)
         finally:
             self._is_reading = False
@@ -93,11 +95,10 @@ class HTTP2Body(ResponseBody):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.forget_content()
-            if self._is_reading:  # it is the reader who gives up: a move found torn, an interrupt has torn
+            if self._is_reading:  # it is the reader who gives up
                 self._connection.cancel(exchange)
             else:
                 self._connection.drop(exchange)
-                self._connection.settle()
 
     def _dropped(self) -> None:
         exchange, self._exchange = self._exchange, None
@@ -110,7 +111,10 @@ class HTTP2Body(ResponseBody):
         return ReadError(f"the connection broke inside the body, after {received} bytes: {error.strerror or error}")
 
     async def close(self) -> None:
-        self._broken_off()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.forget_content()
+            self._connection.cancel(exchange)
 
     def abort(self) -> None:
         exchange = self._exchange

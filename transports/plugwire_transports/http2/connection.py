@@ -143,9 +143,13 @@ class HTTP2Connection(SharedConnection):
                 self.settle()
             if self._flusher is exchange:
                 await self._runtime.turn()
-        finally:
+                self._flush()
+        except GeneratorExit:
+            raise  # `drop` does it
+        except BaseException:
             if self._flusher is exchange:
                 self._flush()
+            raise
         return rest
 
     async def _upload(self, exchange: HTTP2Exchange) -> None:
@@ -193,9 +197,9 @@ class HTTP2Connection(SharedConnection):
                 self._measure()
                 self._write_out()
             exchange.phase = "head"
+        finally:
             if self._has_news:
                 self.settle()
-        finally:
             await body.close()
 
     async def _send_all(self, exchange: HTTP2Exchange, data: bytes | memoryview, ends: bool) -> bool:
@@ -213,10 +217,10 @@ class HTTP2Connection(SharedConnection):
                 # For windows, and for an answer that makes the rest superfluous.
                 self.look(exchange)
                 stream = exchange.stream
-                if stream is None or exchange.is_superfluous():
-                    return False
-                size = min(self.room(exchange), len(rest))
+                has_meaning = stream is not None and not exchange.is_superfluous()
+                size = min(self.room(exchange), len(rest)) if has_meaning else 0
                 if size:
+                    assert stream is not None
                     self._is_torn = True
                     is_last = ends and size == len(rest)
                     self._wire.send(stream, rest[:size], is_last)
@@ -227,6 +231,8 @@ class HTTP2Connection(SharedConnection):
                     self._write_out()
             if self._has_news:
                 self.settle()
+            if not has_meaning:
+                return False
             if not rest:
                 return True
             if not size:

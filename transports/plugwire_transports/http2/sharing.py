@@ -15,8 +15,10 @@ reads, for all: one at a time, the *leader*; the others park as *followers*. The
    do. The leader waits for both while bytes are unsent; who leaves bytes unsent nudges a leader that does not.
 6. Cancelling is one synchronous step: RST_STREAM, forget, write what goes out.
 7. `_is_torn` is set while the wire is being moved. Found set under the lock, it means that an interrupt came in
-   between (then nobody knows what was said, and the connection ends), or that a finaliser or signal handler runs inside
-   of the move of its own thread (then it leaves its wish in `_dropped`).
+   between: then nobody knows what was said, and the connection ends.
+8. Finalisers and signal handlers run anywhere: inside of a step of their own thread, or of one on another connection,
+   whose lock they hold. So they never wait for the lock. They leave a wish (`_dropped`, `_gone`, `_is_aborted`), say so
+   (`_has_news`), and see to it themselves if the lock is free. Who had the lock looks at `_has_news` after each step.
 
 The bytes of a new request enter the wire at once. Alone they are written at once too; with other streams open the first
 task lets all that are ready run (`turn`), and writes for everybody who came meanwhile: one record, one system call.
@@ -26,7 +28,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from plugwire import ConnectionClosed, Error
 from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, TLS, Connection, ConnectionInfo, Stream, connection_ids
@@ -86,7 +88,8 @@ class SharedConnection(Connection):
         self._flusher: HTTP2Exchange | None = None  # who will write what is queued
         self._is_dry = False  # the last look at the stream found nothing
         self._has_news = False  # for the pool
-        self._dropped: deque[HTTP2Exchange] = deque()
+        self._dropped: deque[HTTP2Exchange] = deque()  # to be reset
+        self._gone: deque[tuple[HTTP2Exchange, Callable[[], bool]]] = deque()  # who waits no more, and for what it did
         self._is_aborted = False
         self._is_last = False  # a caller said "Connection: close"
         self._can_nudge = type(stream).nudge is not Stream.nudge
@@ -112,16 +115,20 @@ class SharedConnection(Connection):
                             await self._lead(at)
                         elif not await waiter.wait(at) and not ready():
                             raise TimeoutError
+            except GeneratorExit:  # dropped while it waited, perhaps by the collector
+                self._gone.append((exchange, ready))
+                self._has_news = True
+                raise
+            except BaseException:
+                self._give_up(exchange)
+                raise
             finally:
-                if exchange.ready is not None:
-                    with self.lock:
-                        self._leave(exchange)
                 if self._has_news:
                     self.settle()
+        except GeneratorExit:
+            raise
         except BaseException:
-            if exchange.ready is not None:  # an interrupt, in the very step of leaving
-                with self.lock:
-                    self._leave(exchange)
+            self._give_up(exchange)  # an interrupt, in the very step of giving up
             raise
 
     def _is_served(self, exchange: HTTP2Exchange, ready: Callable[[], bool]) -> bool:
@@ -180,6 +187,11 @@ class SharedConnection(Connection):
             if (rested := self._now() - began) >= 1:
                 with self.lock:
                     self._wire.rested(rested)
+
+    def _give_up(self, exchange: HTTP2Exchange) -> None:
+        if exchange.ready is not None:
+            with self.lock:
+                self._leave(exchange)
 
     def _leave(self, exchange: HTTP2Exchange) -> None:
         """The exchange does not wait any more. If it leads, the first follower does from here on. Under the lock.
@@ -296,8 +308,8 @@ class SharedConnection(Connection):
     def _flush(self) -> None:
         """Write for everybody who came meanwhile."""
         with self.lock:
-            self._flusher = None
             self._write_out()
+            self._flusher = None
         if self._has_news:
             self.settle()
 
@@ -356,8 +368,11 @@ class SharedConnection(Connection):
 
     # -- ending ----------------------------------------------------------------------------------------------------
 
-    def cancel(self, exchange: HTTP2Exchange, code: int = CANCEL) -> None:
+    def cancel(self, exchange: HTTP2Exchange) -> None:
         """Be done with a stream; reset it if it has not ended. One step, without awaiting."""
+        if self._is_inside():
+            self.drop(exchange)
+            return
         if self._flusher is exchange:  # an interrupt, before it flushed
             self._flush()
         if exchange.is_settled:
@@ -367,30 +382,63 @@ class SharedConnection(Connection):
                     if self._is_torn:
                         self._die(TORN)
                 self.settle()
-            return
-        with self.lock:
-            self._reset(exchange, code)
+        else:
+            with self.lock:
+                self._reset(exchange)
         if self._has_news:
             self.settle()
 
     def drop(self, exchange: HTTP2Exchange) -> None:
-        """The same, for finalisers and signal handlers, which may run inside of a move of their own thread: then it is
-        done after that. (Other threads hold the lock for a moment only, and never wait for another one under it.)"""
-        self._dropped.append(exchange)
-        self._has_news = True
-        with self.lock:
-            if not self._is_torn:
-                self._bury()
+        """The same, for finalisers and signal handlers (rule 8): if somebody is in the midst of a step, after that."""
+        try:
+            self._dropped.append(exchange)
+        finally:
+            self._has_news = True
         # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
-        if not self._dropped:
-            self._has_news = False
-            self._changed(self)
+        self.settle()
 
-    def _bury(self) -> None:
+    def _is_inside(self) -> bool:
+        """Whether this very thread is in the midst of a step."""
+        # `threading.Condition` asks the same.
+        return cast("bool", cast("Any", self.lock)._is_owned())
+
+    def _tidy(self) -> bool:
+        """See to the wishes, without waiting for the lock. False: somebody has it, and sees to them after his step."""
+        lock = self.lock
+        if self._is_inside():
+            return False
+        try:
+            try:
+                if not lock.acquire(blocking=False):
+                    return False
+                self._grant()
+                return True
+            finally:
+                if self._is_inside():
+                    lock.release()
+        except BaseException:  # perhaps an interrupt, between two steps of getting or giving back the lock
+            if self._is_inside():
+                lock.release()
+            raise
+
+    def _grant(self) -> None:
+        """Each wish is forgotten after it was granted, for an interrupt may come in between."""
+        while self._gone:
+            exchange, ready = self._gone[0]
+            if exchange.ready is ready:  # else it waits for something else by now
+                self._leave(exchange)
+            self._gone.popleft()
         while self._dropped:
-            self._reset(self._dropped.popleft(), CANCEL)
+            exchange = self._dropped[0]
+            self._reset(exchange)
+            if self._flusher is exchange:
+                self._write_out()
+                self._flusher = None
+            self._dropped.popleft()
+        if self._is_aborted and self._leader is None:
+            self._die("the connection was closed on this side")
 
-    def _reset(self, exchange: HTTP2Exchange, code: int) -> None:
+    def _reset(self, exchange: HTTP2Exchange) -> None:
         stream = exchange.stream
         if stream is None or exchange.is_settled or self.is_closed:
             exchange.stream = None
@@ -400,7 +448,7 @@ class SharedConnection(Connection):
             return
         self._was_used()
         self._is_torn = True
-        self._wire.reset(stream, code)
+        self._wire.reset(stream, CANCEL)
         exchange.stream = None
         exchange.forget_content()
         self._is_torn = False
@@ -467,17 +515,15 @@ class SharedConnection(Connection):
             self.info = self.info._replace(reused=True)
 
     def settle(self) -> None:
-        """After a step, without the lock: what finalisers left, and what the pool must know."""
-        if not self._has_news:
-            return
-        self._has_news = False  # first: what is noted from here on is news again
-        if self._dropped or self._is_aborted:
-            with self.lock:
-                if not self._is_torn:
-                    self._bury()
-                    if self._is_aborted and self._leader is None:
-                        self._die("the connection was closed on this side")
-        self._changed(self)
+        """After a step, without the lock: grant the wishes, and tell the pool what it must know."""
+        while self._has_news:
+            if (self._dropped or self._gone or self._is_aborted) and not self._tidy():
+                return
+            self._has_news = False  # first: what is noted from here on is news again
+            if not (self._dropped or self._gone):
+                self._changed(self)
+                return
+            self._has_news = True  # a wish that came just now, and whose owner may have found the lock taken
 
     def is_fresh(self) -> bool:
         with self.lock:
@@ -490,6 +536,9 @@ class SharedConnection(Connection):
     def close(self) -> None:
         if self.is_closed:
             return
+        if self._is_inside():
+            self._is_aborted = self._has_news = True
+            return
         with self.lock:
             if not (self.is_closed or self._is_torn):
                 self._wire.shutdown()
@@ -500,9 +549,7 @@ class SharedConnection(Connection):
         self.stream.abort()
         # Without a leader nobody would notice, and close it. First noted, then the look, as in `drop`.
         self._is_aborted = self._has_news = True
-        with self.lock:
-            if self._leader is None and not self._is_torn:
-                self._die("the connection was closed on this side")
+        self._tidy()
 
     def disown(self) -> None:
         self.lock = threading.RLock()  # the thread that held the old one may not exist here

@@ -150,7 +150,6 @@ class TunnelStream(Stream):
             self._unsent = 0
             self._exchange.abort()
             self._connection.drop(self._exchange)
-            self._connection.settle()
 
     def abort(self) -> None:
         self._exchange.abort()
