@@ -298,8 +298,8 @@ class SharedConnection(Connection):
             return
         if stream.unsent:
             if self._leader is not None and not self._leader_writes:
+                stream.nudge()  # first: nobody would do it again after an interrupt
                 self._leader_writes = True
-                stream.nudge()
         elif self._is_blocked:
             self._is_blocked = False
             self._served.extend(self._followers)
