@@ -404,6 +404,25 @@ def test_a_lock_is_given_back_in_the_midst_of_each_step_of_it() -> None:
         assert not lock._queue
 
 
+def test_a_plugins_lock_is_free_after_an_interrupt_when_it_was_handed_over() -> None:
+    class Interrupted(BlockingWaiter):
+        def wake(self) -> None:
+            super().wake()
+            raise KeyboardInterrupt
+
+    async def give_back() -> None:
+        await lock.__aexit__(None, None, None)
+
+    lock = HandoverLock(blocking_runtime().waiter)
+    drive(lock.__aenter__())
+    lock._queue.append(second := Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        drive(give_back())
+    assert lock._owner is second
+    drive(give_back())
+    assert lock._owner is None and not lock._queue
+
+
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
 def test_a_session_ends_wherever_an_interrupt_came_while_it_was_opened() -> None:
     number = 1

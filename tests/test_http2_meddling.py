@@ -445,3 +445,26 @@ def test_an_interrupt_of_who_sees_to_wishes_loses_neither_them_nor_the_lock() ->
             break
         number += 1
     assert number > 20
+
+
+def test_an_abort_while_another_one_sees_to_wishes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It finds the lock taken, and the one who has it has just looked whether there was an abort."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+        crowd = Crowd(stage)
+        connection = crowd.connection
+        connection._leader = None
+        grant = SharedConnection._grant
+
+        def granting(self: SharedConnection) -> None:
+            grant(self)
+            monkeypatch.undo()
+            thread = threading.Thread(target=connection.abort, daemon=True)
+            thread.start()
+            thread.join(20)
+            assert not thread.is_alive()
+            assert not connection.is_closed
+
+        monkeypatch.setattr(SharedConnection, "_grant", granting)
+        connection.drop(crowd.dropped)
+        assert connection.is_closed
+        crowd.body._exchange = None

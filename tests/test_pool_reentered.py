@@ -285,6 +285,30 @@ def test_an_interrupt_anywhere_in_a_step_leaves_nobody_asleep(step: Any, closes:
     assert number > 3
 
 
+@pytest.mark.parametrize("step", [step for step in STEPS.values() if step is not is_lost])
+def test_what_another_thread_left_during_a_step_that_is_interrupted_is_done(
+    step: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found a step under way, and relies on it."""
+    full = Full()
+    name = next(name for name, each in STEPS.items() if each is step)
+    original = getattr(Table, name)
+
+    def interrupted(table: Table, *args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(Table, name, original)
+        full.shared[1].streams = 0
+        thread = threading.Thread(target=full.pool.end, args=(full.shares[1],))
+        thread.start()
+        thread.join(20)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Table, name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(full, 0)
+    assert full.shared[1].place is None, "nobody has looked"
+    assert not full.pool._table.lost
+
+
 # -- on the real road ----------------------------------------------------------------------------------------------
 
 

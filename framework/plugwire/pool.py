@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 from weakref import WeakValueDictionary, ref
 
 from plugwire.errors import Busy, SessionClosed
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from plugwire.url import Origin
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class PoolStats(NamedTuple):
@@ -95,6 +96,9 @@ class Pool:
                 # To say it, transports are loaded and asked: not under the lock.
                 self._look_again()
                 answer = may_share is not None and may_share(route)
+            except BaseException:
+                self._look_again()  # nobody else would
+                raise
         if outcome.closing or self._table.lost:
             self._carry_out(outcome)
         return outcome.slot or outcome.share or outcome.ticket  # type: ignore[return-value]  # a step gives one of them
@@ -110,29 +114,7 @@ class Pool:
         is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
         if not is_over and (slot.leases or slot.is_sending or not connection.is_idle or connection.capacity < 1):
             return
-        with self._lock:
-            if self._is_stepping:
-                self._table.lost.append(connection)
-                return
-            if connection.place is not slot:
-                return  # another thread saw the same change
-            try:
-                self._is_stepping = True
-                connection.place = None
-                if is_over:
-                    outcome = self._table.free(slot, self._now())
-                else:
-                    outcome = self._table.give_back(slot, connection, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        if is_over:
-            connection.close()
-            self._closed(connection, "closed")
-        if outcome.closing or self._table.lost:
-            self._carry_out(outcome)
+        self._carry_out(self._step(connection, self._table.come_back, connection, self._now()))
 
     def _settle(self, connection: Connection, slot: Slot) -> None:
         """A shared connection has changed: this runs at the end of each of its streams."""
@@ -146,31 +128,12 @@ class Pool:
         if self._is_stepping:
             self._lost(connection)  # whoever steps looks again
             return
-        with self._lock:
-            try:
-                self._is_stepping = True
-                outcome = self._table.settle(connection, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        if outcome.closing or self._table.lost:
-            self._carry_out(outcome)
+        self._carry_out(self._step(connection, self._table.settle, connection, self._now()))
 
     def share(self, connection: Connection) -> Share | None:
         """A connection that was dialled, or is fresh, is about to be used: the caller's share, if it can be shared."""
-        with self._lock:
-            try:
-                self._is_stepping = True
-                outcome = self._table.share(connection, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        if outcome.closing or self._table.lost:
-            self._carry_out(outcome)
+        outcome = self._step(connection, self._table.share, connection, self._now())
+        self._carry_out(outcome)
         return outcome.share
 
     def end(self, share: Share) -> None:
@@ -181,16 +144,8 @@ class Pool:
     def refused(self, share: Share) -> None:
         """Its connection did not take the request."""
         share.end()
-        with self._lock:
-            try:
-                self._is_stepping = True
-                outcome = self._table.settle(share.connection, self._now(), refused=True)
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        self._carry_out(outcome)
+        connection = share.connection
+        self._carry_out(self._step(connection, self._table.refused, connection, self._now()))
 
     # -- the other roads
 
@@ -209,32 +164,11 @@ class Pool:
 
     def hurry(self, ticket: Ticket) -> None:
         """To be called every `COMPANY` seconds while one waits who queues for a shared connection."""
-        with self._lock:
-            try:
-                self._is_stepping = True
-                outcome = self._table.hurry(ticket, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        self._carry_out(outcome)
+        self._carry_out(self._step(None, self._table.hurry, ticket, self._now()))
 
     def free(self, slot: Slot) -> None:
         """The place is empty."""
-        with self._lock:
-            if self._is_stepping:
-                self._table.lost.append(slot)
-                return
-            try:
-                self._is_stepping = True
-                outcome = self._table.free(slot, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        self._carry_out(outcome)
+        self._carry_out(self._step(slot, self._table.free, slot, self._now()))
 
     def collect(self, ticket: Ticket) -> Slot | Share | None:
         """What a woken waiter was granted; None if nothing (woken by a cancel, or the session was closed)."""
@@ -245,19 +179,7 @@ class Pool:
 
     def leave(self, ticket: Ticket) -> None:
         """A waiter gives up. Called on the way out of every wait; does nothing if the grant was collected."""
-        with self._lock:
-            if self._is_stepping:
-                self._table.lost.append(ticket)
-                return
-            try:
-                self._is_stepping = True
-                outcome = self._table.leave(ticket, self._now())
-            except BaseException:
-                self._interrupted()
-                raise
-            finally:
-                self._is_stepping = False
-        self._carry_out(outcome)
+        self._carry_out(self._step(ticket, self._table.leave, ticket, self._now()))
 
     def joined(self, connection: Connection, slot: Slot) -> None:
         """A new connection stands in its slot. Raises `SessionClosed`: too late; the caller closes it."""
@@ -269,17 +191,7 @@ class Pool:
 
     def close(self, reason: str) -> None:
         """Close idle connections, wake waiters, abort what is in use. Later questions are refused with the reason."""
-        with self._lock:
-            if self._is_stepping:
-                self._table.lost.append(reason)
-                outcome = NOTHING
-            else:
-                try:
-                    self._is_stepping = True
-                    outcome = self._table.clear(reason)
-                finally:
-                    self._is_stepping = False
-        self._carry_out(outcome)
+        self._carry_out(self._step(reason, self._table.clear, reason))
         for reference in self._live.valuerefs():
             connection = reference()
             if connection is not None and not connection.is_closed:
@@ -289,22 +201,24 @@ class Pool:
     def stats(self) -> PoolStats:
         """How things stand."""
         self._look_again()
-        with self._lock:
-            was_stepping = self._is_stepping  # then a handler asks, in the midst of a step
-            try:
-                self._is_stepping = True
-                table = self._table
-                queued: Counter[Origin] = Counter()
-                for route, lane in table.lanes.items():
-                    queued[route.origin] += len(lane.waiting) - lane.in_line
-                origins = {
-                    str(origin): (places.count, len(places.idle), len(places.waiters) + queued[origin])
-                    for origin, places in table.origins.items()
-                }
-                stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
-            finally:
-                self._is_stepping = was_stepping
-        self._look_again()
+        try:
+            with self._lock:
+                was_stepping = self._is_stepping  # then a handler asks, in the midst of a step
+                try:
+                    self._is_stepping = True
+                    table = self._table
+                    queued: Counter[Origin] = Counter()
+                    for route, lane in table.lanes.items():
+                        queued[route.origin] += len(lane.waiting) - lane.in_line
+                    origins = {
+                        str(origin): (places.count, len(places.idle), len(places.waiters) + queued[origin])
+                        for origin, places in table.origins.items()
+                    }
+                    stats = PoolStats(table.count, len(table.idle), table.waiting, origins)
+                finally:
+                    self._is_stepping = was_stepping
+        finally:
+            self._look_again()
         return stats
 
     def describe(self) -> str:
@@ -316,6 +230,31 @@ class Pool:
         )
         return f"; {stats.open} of {self._table.limits.max_connections} connections are open ({who})"
 
+    def _step(
+        self, wish: Slot | Connection | Ticket | str | None, step: Callable[[*Ts], Outcome], *args: *Ts
+    ) -> Outcome:
+        """What the step decides. Inside of another step of this thread it is not made: the wish is left."""
+        try:
+            with self._lock:
+                if self._is_stepping:
+                    if wish is not None:
+                        self._table.lost.append(wish)
+                    return NOTHING
+                try:
+                    self._is_stepping = True
+                    outcome = step(*args)
+                except BaseException:
+                    # An interrupt, maybe between freeing a place and giving it to who waits: give it now. What the step
+                    # had in hand is lost, and comes back as what is lost does.
+                    self._table.take_back(self._table.latest)
+                    raise
+                finally:
+                    self._is_stepping = False
+        except BaseException:
+            self._look_again()  # nobody else would
+            raise
+        return outcome
+
     def _carry_out(self, outcome: Outcome) -> None:
         while True:
             for connection, reason in outcome.closing:
@@ -323,40 +262,25 @@ class Pool:
                 self._closed(connection, reason)
             if not self._table.lost:
                 return
-            with self._lock:
-                if self._is_stepping:
-                    return  # the step that this runs in looks again
-                try:
-                    self._is_stepping = True
-                    outcome = self._table.sweep(self._table.latest)
-                finally:
-                    self._is_stepping = False
+            outcome = self._step(None, self._table.sweep, self._table.latest)
+            if outcome is NOTHING and self._is_stepping:
+                return  # in the midst of a step, of this thread or of another one: it looks again
 
     def _look_again(self) -> None:
-        """After a step that decides nothing: slots may have been lost while it held the lock."""
+        """Something may have been lost, or left, during a step."""
         if self._table.lost:
-            self._carry_out(Outcome())
+            self._carry_out(NOTHING)
 
     def _lost(self, lost: Slot | Connection) -> None:
         """A slot or a share was lost; runs in a finaliser. It waits for no other thread's step either: that may just be
         in a finaliser itself, which waits for a lock that this thread holds."""
         self._table.lost.append(lost)
         if not self._is_stepping:
-            with self._lock:
-                try:
-                    self._is_stepping = True
-                    outcome = self._table.sweep(self._table.latest)
-                except BaseException:  # an interrupt, which a finaliser swallows
-                    outcome = self._table.sweep(self._table.latest)
-                finally:
-                    self._is_stepping = False
-            self._carry_out(outcome)
-
-    def _interrupted(self) -> None:
-        """A step was interrupted, maybe between freeing a place and giving it to who waits: give it now. Under the
-        lock. What the step had in hand is lost, and comes back as what is lost does; what a finaliser left during the
-        step is taken back here, since nobody looks again."""
-        self._table.take_back(self._table.latest)
+            try:
+                self._look_again()
+            except BaseException:  # an interrupt, which a finaliser swallows
+                self._look_again()
+                raise
 
     def start_anew(self) -> None:
         """In the child of a fork: the connections belong to the parent. They are not closed here, because closing

@@ -226,12 +226,28 @@ class Table:
             return None
         return Share(connection, slot, self.lose)
 
-    def settle(self, connection: Connection, now: float, *, refused: bool = False) -> Outcome:
-        """The capacity or a flag of a shared connection has changed, or a share of it has ended. `refused`: it took no
-        request though nobody else uses it, so it is good for nothing."""
-        self._settle(connection, now, refused)
+    def settle(self, connection: Connection, now: float) -> Outcome:
+        """The capacity or a flag of a shared connection has changed, or a share of it has ended."""
+        self._settle(connection, now)
         self.serve(now)
         return self._outcome(None)
+
+    def refused(self, connection: Connection, now: float) -> Outcome:
+        """The same, and it took no request; if nobody else uses it, it is good for nothing."""
+        self._settle(connection, now, refused=True)
+        self.serve(now)
+        return self._outcome(None)
+
+    def come_back(self, connection: Connection, now: float) -> Outcome:
+        """A connection that takes one request at a time is closed, or has no open request any more."""
+        slot: Slot | None = connection.place
+        if slot is None:
+            return NOTHING  # another thread saw the same change
+        connection.place = None
+        if connection.is_closed or connection.is_draining:
+            self._closing.append((connection, "closed"))
+            return self.free(slot, now)
+        return self.give_back(slot, connection, now)
 
     def hurry(self, ticket: Ticket, now: float) -> Outcome:
         """One who queues looks whether there is something new that only time has brought: the end of somebody else's

@@ -40,6 +40,9 @@ class Timeout:
         read: one read from the peer; begins anew with each byte that comes.
         write: one write to the peer; begins anew with each byte that the peer takes.
 
+    In the blocking world a signal handler that runs in the main thread begins the wait that it interrupts anew: with
+    timer signals at an interval below the budget (`signal.setitimer`), send requests from another thread.
+
     A plain number stands for "no call of mine blocks longer than this": `get()` and its like get it as `total`;
     `stream()` gets it as `head`, `read` and `write`.
 

@@ -4,6 +4,9 @@
 time (SO_RCVTIMEO, SO_SNDTIMEO), armed to 7/8 of what remains, and armed again only when the armed value is longer than
 what remains or shorter than its half. So in the steady state a receive is one `recv` and a send one `send`, total
 deadlines included. Who is woken early (EAGAIN) looks at the clock and goes on, or is too late.
+What it costs: after a signal handler CPython begins the call anew with the whole of the armed time (PEP 475), so a
+single signal may delay a deadline, and in the main thread one that comes again and again (`signal.setitimer` with a
+short interval) puts it off for as long as it comes.
 
 **Aborting from another thread.** `abort` sets a flag and shuts the socket down, which ends the owner's system call; the
 owner sees the flag. It does not close: a descriptor that is closed under a thread in a system call may be given to

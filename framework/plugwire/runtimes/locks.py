@@ -55,6 +55,8 @@ class HandoverLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._section:
+            if self._queue and self._queue[0] is self._owner:  # an interrupt came when it was handed over
+                self._queue.popleft()
             self._owner = None
             self._hand_over()
 

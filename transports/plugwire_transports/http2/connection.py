@@ -198,9 +198,11 @@ class HTTP2Connection(SharedConnection):
                 self._write_out()
             exchange.phase = "head"
         finally:
-            if self._has_news:
-                self.settle()
-            await body.close()
+            try:
+                if self._has_news:
+                    self.settle()
+            finally:
+                await body.close()
 
     async def _send_all(self, exchange: HTTP2Exchange, data: bytes | memoryview, ends: bool) -> bool:
         """Send content as the windows let it. False: the rest has lost its meaning."""

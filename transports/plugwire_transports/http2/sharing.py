@@ -520,7 +520,8 @@ class SharedConnection(Connection):
             if (self._dropped or self._gone or self._is_aborted) and not self._tidy():
                 return
             self._has_news = False  # first: what is noted from here on is news again
-            if not (self._dropped or self._gone):
+            is_to_close = self._is_aborted and not self.is_closed and self._leader is None
+            if not (self._dropped or self._gone or is_to_close):
                 self._changed(self)
                 return
             self._has_news = True  # a wish that came just now, and whose owner may have found the lock taken
