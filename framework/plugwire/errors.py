@@ -158,7 +158,8 @@ class NotReplayable(UsageError):
 
 
 class Busy(UsageError):
-    """A second user of something that has one user at a time: a response, a body, a leased connection, a stream."""
+    """A second user of something that has one user at a time: a response, a body, a leased connection, a stream; the
+    pool, if a finaliser or signal handler sends a request that comes inside of one of its steps."""
 
 
 class SessionClosed(UsageError):
