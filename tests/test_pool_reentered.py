@@ -23,7 +23,7 @@ from plugwire.testing import ScriptedPeer
 from plugwire.testing.interrupts import Interrupts
 from plugwire.testing.peer import PeerConnection, expect_head, expect_request, send, wait_for
 from plugwire.url import URL
-from worlds import World
+from worlds import World, in_time
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 A, B, C, D, E, F, G = (Route(URL(f"http://{name}.example").origin) for name in "abcdefg")
@@ -182,24 +182,6 @@ STEPS = {
 }
 
 
-def within(seconds: float, function: Callable[[], object]) -> None:
-    """Run it in a thread; it must end."""
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert not thread.is_alive(), "it hangs"
-    if errors:
-        raise errors[0]
-
-
 @pytest.mark.parametrize("wish", WISHES)
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -223,7 +205,7 @@ def test_a_wish_inside_of_a_step(step: str, when: str, wish: Any, monkeypatch: p
 
     monkeypatch.setattr(Table, step, interrupted)
     inside.is_armed = True  # type: ignore[attr-defined]
-    within(20, lambda: STEPS[step](inside, 0))
+    in_time(lambda: STEPS[step](inside, 0))
     assert "is_armed" not in inside.__dict__
     assert not inside.pool._table.lost
     STEPS[step](apart, 0)
@@ -242,7 +224,7 @@ def test_a_request_inside_of_a_step_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Table, "hurry", asking)
     before = full.facts()
-    within(20, lambda: full.pool.hurry(full.tickets[0]))
+    in_time(lambda: full.pool.hurry(full.tickets[0]))
     assert full.facts() == before
 
 
@@ -279,7 +261,7 @@ def test_an_interrupt_anywhere_in_a_step_leaves_nobody_asleep(step: Any, closes:
         except KeyboardInterrupt:
             is_swallowed = False
         if not interrupts.was_raised or not is_swallowed:
-            within(20, full.end if not closes else lambda full=full: full.pool.close("the end"))  # type: ignore[misc]
+            in_time(full.end if not closes else lambda full=full: full.pool.close("the end"))  # type: ignore[misc]
         if not interrupts.was_raised:
             break
     assert number > 3
@@ -351,7 +333,7 @@ def test_an_upload_that_nobody_ended_is_collected(by_hand: None, monkeypatch: py
         cycle.append(cycle)  # type: ignore[arg-type]
         del handle, cycle
         in_step = InStep(monkeypatch, "ask", gc.collect)
-        within(20, lambda: session.get(peer.url))
+        in_time(lambda: session.get(peer.url))
         assert in_step.is_done
         assert session.stats()[:3] == (1, 1, 0)
 
@@ -388,7 +370,7 @@ def test_a_handler_cancels_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     with ScriptedPeer(unread, [expect_request(), send(OK)]) as peer, plugwire.Session(plugins=[keeps]) as session:
         response = session.open_request("GET", peer.url).send()
         in_step = InStep(monkeypatch, "ask", lambda: calls[0].cancel())
-        within(20, lambda: session.get(peer.url))
+        in_time(lambda: session.get(peer.url))
         assert in_step.is_done
         with pytest.raises(plugwire.Cancelled):
             response.read()

@@ -30,7 +30,7 @@ from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
 from plugwire_transports.prefixed import PrefixedStream
-from worlds import PATIENCE, until_it_waits
+from worlds import PATIENCE, in_time, until_it_waits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -606,24 +606,6 @@ def test_an_interrupt_anywhere_in_a_blocking_stream_costs_no_descriptor(
 # -- ends that come from elsewhere ---------------------------------------------------------------------------------
 
 
-def in_time(run: Callable[..., object], main: Callable[[], Awaitable[object]]) -> None:
-    """Run it in a thread: what hangs may not hear a cancel either."""
-    errors: list[BaseException] = []
-
-    def runs() -> None:
-        try:
-            run(main)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=runs, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    assert not thread.is_alive(), "who waits hears nothing"
-    for error in errors:
-        raise error
-
-
 def run_asyncio(main: Callable[[], Coroutine[Any, Any, object]]) -> None:
     asyncio.run(main(), debug=True)  # which tells who touches the loop from another thread
 
@@ -672,7 +654,7 @@ def test_who_waits_hears_of_an_end_that_comes_from_another_thread(
         mine.close()
         theirs.close()
 
-    in_time(run, main)
+    in_time(lambda: run(main))
 
 
 @LOOPS
@@ -699,56 +681,53 @@ def test_who_waits_for_datagrams_hears_of_an_end_that_comes_from_another_thread(
         assert heard
         datagrams.close()
 
-    in_time(run, main)
+    in_time(lambda: run(main))
 
 
-def test_an_end_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio() -> None:
-    async def main() -> None:
-        runtime = current_async_runtime()
-        mine, theirs = socket_pair(runtime)
-        selector = cast("Any", asyncio.get_running_loop())._selector
-        select = selector.select
-
-        def closed(timeout: float | None) -> Any:
-            if timeout != 0:  # the loop has found nothing to do, and a finaliser runs
-                mine.close()
-            return select(timeout)
-
-        selector.select = closed
-        at = runtime.now() + 10
-        try:
-            with pytest.raises(ConnectionAbortedError):
-                await mine.wait(True, False, at)
-            assert runtime.now() < at, "it was the time that ended the sleep"
-        finally:
-            del selector.select
-            theirs.close()
-
-    asyncio.run(main())
-
-
-def test_an_end_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -> None:
-    async def main() -> None:
-        runtime = current_async_runtime()
-        mine, theirs = socket_pair(runtime)
+@contextmanager
+def before_the_sleep(deed: Callable[[], object]) -> Iterator[None]:
+    """`deed` is done when the loop has looked what is ready and found nothing, as by a finaliser that comes there."""
+    if current_async_runtime().name == "trio":
 
         class Finaliser(trio.abc.Instrument):
             def before_io_wait(self, timeout: float) -> None:
                 if timeout:
-                    mine.close()
+                    deed()
 
         finaliser = Finaliser()
         trio.lowlevel.add_instrument(finaliser)
-        at = runtime.now() + 10
         try:
-            with pytest.raises(ConnectionAbortedError):
-                await mine.wait(True, False, at)
-            assert runtime.now() < at, "it was the time that ended the sleep"
+            yield
         finally:
             trio.lowlevel.remove_instrument(finaliser)
-            theirs.close()
+        return
+    selector = cast("Any", asyncio.get_running_loop())._selector
+    select = selector.select
 
-    trio.run(main)
+    def finalising(timeout: float | None) -> Any:
+        if timeout != 0:
+            deed()
+        return select(timeout)
+
+    selector.select = finalising
+    try:
+        yield
+    finally:
+        del selector.select
+
+
+@LOOPS
+def test_an_end_between_the_loops_look_and_its_sleep_ends_the_sleep(run: Callable[..., object]) -> None:
+    async def main() -> None:
+        runtime = current_async_runtime()
+        mine, theirs = socket_pair(runtime)
+        at = runtime.now() + 10
+        with before_the_sleep(mine.close), pytest.raises(ConnectionAbortedError):
+            await mine.wait(True, False, at)
+        assert runtime.now() < at, "it was the time that ended the sleep"
+        theirs.close()
+
+    in_time(lambda: run(main))
 
 
 def test_datagrams_that_another_thread_ends_while_the_wait_begins_do_not_wait() -> None:
@@ -759,7 +738,7 @@ def test_datagrams_that_another_thread_ends_while_the_wait_begins_do_not_wait() 
         with pytest.raises(ConnectionAbortedError):
             await datagrams.receive(100, INFINITY)
 
-    in_time(run_asyncio, main)
+    in_time(lambda: run_asyncio(main))
 
 
 class Interfering:
@@ -786,7 +765,7 @@ def test_an_end_that_comes_from_another_thread_just_before_the_wait_is_not_lost(
             await OPERATIONS[operation](mine, runtime.now() + 2 * PATIENCE)
         theirs.close()
 
-    in_time(run_asyncio, main)
+    in_time(lambda: run_asyncio(main))
 
 
 # -- nudges --------------------------------------------------------------------------------------------------------
@@ -972,51 +951,19 @@ def test_a_bell_rings_until_it_is_silenced(has_eventfd: bool, monkeypatch: pytes
     bell.close()
 
 
-def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_asyncio() -> None:
+@LOOPS
+def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep(run: Callable[..., object]) -> None:
     async def main() -> None:
         runtime = current_async_runtime()
         mine, theirs = socket_pair(runtime)
-        selector = cast("Any", asyncio.get_running_loop())._selector
-        select = selector.select
-
-        def nudged(timeout: float | None) -> Any:
-            if timeout != 0:  # the loop has found nothing to do, and a finaliser runs
-                mine.nudge()
-            return select(timeout)
-
-        selector.select = nudged
         at = runtime.now() + 10
-        try:
+        with before_the_sleep(mine.nudge):
             await mine.wait(True, False, at)
-            assert runtime.now() < at, "it was the time that ended the sleep"
-        finally:
-            del selector.select
-            mine.close()
-            theirs.close()
+        assert runtime.now() < at, "it was the time that ended the sleep"
+        mine.close()
+        theirs.close()
 
-    asyncio.run(main())
-
-
-def test_a_nudge_between_the_loops_look_and_its_sleep_ends_the_sleep_of_trio() -> None:
-    async def main() -> None:
-        runtime = current_async_runtime()
-        mine, theirs = socket_pair(runtime)
-
-        class Finaliser(trio.abc.Instrument):
-            def before_io_wait(self, timeout: float) -> None:
-                if timeout:
-                    mine.nudge()
-
-        finaliser = Finaliser()
-        trio.lowlevel.add_instrument(finaliser)
-        try:
-            await mine.wait(True, False, runtime.now() + 10)
-        finally:
-            trio.lowlevel.remove_instrument(finaliser)
-            mine.close()
-            theirs.close()
-
-    trio.run(main)
+    in_time(lambda: run(main))
 
 
 @LOOPS

@@ -249,6 +249,23 @@ def join_all(threads: Sequence[threading.Thread]) -> None:
     assert not stuck, "threads hang:\n" + "\n".join(_stack(thread) for thread in stuck)
 
 
+def in_time(function: Callable[[], object]) -> None:
+    """Run it in a thread, where it must end as long as patience lasts: what hangs may hear no cancel. What it raises is
+    raised."""
+    outcome = Outcome()
+
+    def run() -> None:
+        try:
+            outcome.value = function()
+        except BaseException as error:
+            outcome.error = error
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    join_all([thread])
+    outcome.get()
+
+
 def until_it_waits(thread: threading.Thread) -> None:
     """Return when the thread waits in a system call, or has ended. Linux says of each thread in which call it stands;
     because a thread that waits for its turn to run stands in one too, it must be seen in one many times in a row."""
