@@ -292,6 +292,46 @@ async def test_streams_are_no_cycles_in_use(world: World) -> None:
     theirs.close()
 
 
+class EndedWhileAsked(Derived):
+    """Another thread ends it just before its user asks what is unsent."""
+
+    def __init__(self, below: Stream, how: str) -> None:
+        super().__init__(below)
+        self._how = how
+
+    @property
+    def unsent(self) -> int:
+        getattr(self.below, self._how)()
+        return self.below.unsent
+
+
+@pytest.mark.parametrize("how", ["abort", "close"])
+async def test_what_an_end_drops_was_not_sent(world: World, how: str) -> None:
+    for operation in (
+        lambda stream, at: stream.send(b"x" * 100_000, at),
+        lambda stream, at: stream.send(b"x" * 100_000, at, True),
+        lambda stream, at: stream.send_eof(at),
+    ):
+        mine, theirs = memory_streams(world.runtime())
+        mine.write_now(b"x" * 100_000)
+        with pytest.raises(ConnectionAbortedError):
+            await operation(EndedWhileAsked(mine, how), world.runtime().now() + 10)
+        theirs.close()
+
+
+def test_what_a_close_by_another_thread_drops_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, theirs = socket_pair(blocking_runtime())
+
+    def closes(_: object) -> int:  # what asks for the size does so between the write and the first look
+        stream.close()
+        return 16 << 20
+
+    monkeypatch.setattr("plugwire.runtimes.sockets.total", closes)
+    with pytest.raises(ConnectionAbortedError):
+        drive(stream.send(b"x" * (16 << 20), INFINITY, stop_if_readable=True))
+    theirs.close()
+
+
 # -- what only one world can get wrong -----------------------------------------------------------------------------
 
 

@@ -267,6 +267,8 @@ def test_after_close_or_abort_everything_says_so(is_aborted: bool) -> None:
         lambda: stream.write_now(b"x"),
         lambda: drive(stream.send(b"x", inf)),
         lambda: drive(stream.send(b"x", inf, True)),
+        lambda: stream.write_now(b""),
+        lambda: drive(stream.send_eof(inf)),
         lambda: drive(stream.wait(True, False, inf)),
         lambda: drive(stream.wait(False, True, inf)),
     ):
@@ -274,6 +276,23 @@ def test_after_close_or_abort_everything_says_so(is_aborted: bool) -> None:
             act()
     stream.close()
     assert lower.is_closed
+
+
+@pytest.mark.parametrize("end", ["abort", "close"])
+@pytest.mark.parametrize(("size", "listens"), [(100, False), (100, True), (1 << 20, False)])
+def test_what_an_end_drops_was_not_sent(end: str, size: int, listens: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, _, lower = connected()
+    write_now = lower.write_now
+
+    def then_ends(data: bytes) -> None:  # another thread does, before the writer looks what is unsent
+        write_now(data)
+        lower.kept.clear()
+        getattr(stream, end)()
+
+    lower.room = 10
+    monkeypatch.setattr(lower, "write_now", then_ends)
+    with pytest.raises(ConnectionAbortedError):
+        drive(stream.send(b"x" * size, inf, listens))
 
 
 def test_abort_may_come_from_another_thread() -> None:

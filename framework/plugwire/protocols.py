@@ -235,6 +235,7 @@ class Stream(ABC):
             # No progress although woken, and reading was asked for: it was the peer's bytes that woke us.
             if stop_if_readable and self.unsent == left:
                 break
+        self.write_now(b"")  # raises if the stream is over: then nothing is unsent, though it has not gone out
         return max(size - self.unsent, 0)
 
     async def send_eof(self, at: float) -> None:
@@ -243,6 +244,7 @@ class Stream(ABC):
         while self.unsent:
             await self.wait(False, True, at)
             self.write_now(b"")
+        self.write_now(b"")  # as in `send`
 
     @abstractmethod
     def close(self) -> None:

@@ -270,6 +270,7 @@ class TLSStream(Stream):
             if stop_if_readable and self._has_news():
                 break
             self._push()
+        self._check()  # over, nothing is unsent, though it has not gone out
         return max(size - self.unsent, 0)
 
     async def send_eof(self, at: float) -> None:
@@ -281,9 +282,11 @@ class TLSStream(Stream):
         while self._lower.unsent:
             await self._lower.wait(False, True, at)
             self._lower.write_now(b"")
+        self._check()
 
     def _keep(self, data: Buffer | Sequence[Buffer]) -> int:
         """Queue it; its size."""
+        self._check()
         if not isinstance(data, (bytes, bytearray, memoryview)):
             pieces = [memoryview(piece).cast("B") for piece in data]
             size = sum(map(len, pieces))
@@ -403,8 +406,11 @@ class TLSStream(Stream):
 
     def _refuse(self) -> None:
         """From now on everything raises."""
-        refuse = _raises(ConnectionAbortedError(ECONNABORTED, "the stream was closed on this side"))
-        self._read = self._write = self._pending = refuse
+        self._read = self._write = self._pending = _raises(_over())
+
+    def _check(self) -> None:
+        if self._is_aborted or self._is_closed:
+            raise _over()
 
     def extra(self, key: Extra[T], default: T | None = None) -> T | None:
         if key is TLS:
@@ -412,6 +418,10 @@ class TLSStream(Stream):
         if key is SOCKET:
             return default
         return self._lower.extra(key, default)
+
+
+def _over() -> ConnectionAbortedError:
+    return ConnectionAbortedError(ECONNABORTED, "the stream was closed on this side")
 
 
 def _one() -> int:

@@ -215,6 +215,8 @@ class BlockingStream(SocketStream):
                 gone = self._send_once(data, at)
                 if gone < size:
                     self._send_pieces([memoryview(data)[gone:]], at)
+            elif self._is_over:
+                raise aborted()
             return size
         finally:
             self._writer = 0

@@ -184,6 +184,8 @@ class SocketStream(Stream):
             if stop_if_readable and self.is_readable():
                 break
             self.write_now(b"")
+        if self._is_over:  # then nothing is unsent, though it has not gone out
+            raise aborted()
         return max(size - self._unsent, 0)
 
     async def send_eof(self, at: float) -> None:
