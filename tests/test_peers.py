@@ -8,10 +8,14 @@ import gzip
 import hashlib
 import http.client
 import json
+import random
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import h2.events
 import h2.exceptions
@@ -26,7 +30,7 @@ from peers.nghttpd import Nghttpd
 from peers.nginx import Nginx
 from peers.node import Node
 from peers.node import node as start_node
-from peers.server import addresses
+from peers.server import addresses, free_ports, give_back
 
 TIMEOUT = 30
 
@@ -82,6 +86,23 @@ def _raw(peer: Peer, head: str) -> Iterator[socket.socket]:
 
 def _until_close(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+# Their ports.
+
+
+def test_no_other_run_draws_a_port_before_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens on it yet when the other one looks."""
+    monkeypatch.setattr(random, "sample", lambda ports, count: ports)
+    in_order = "import random; random.sample = lambda ports, count: ports; from peers.server import free_ports"
+    command = [sys.executable, "-c", f"{in_order}; print(*free_ports(3))"]
+    ours = free_ports(3)
+    try:
+        there = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, timeout=60)
+    finally:
+        give_back(ours)
+    theirs = [int(port) for port in there.stdout.split()]
+    assert len({*ours, *theirs}) == 6
 
 
 # Every peer.

@@ -1,8 +1,9 @@
 """Starting, awaiting and ending one server process.
 
 A peer has all its ports chosen before it starts, because they stand in its configuration. They are drawn at random from
-below the kernel's ephemeral range, so that no outgoing connection of a parallel run can take one in between; two runs
-that draw the same port are told apart by a new try with new ports.
+below the kernel's ephemeral range, so that no outgoing connection of a parallel run can take one in between, and marked
+as taken for all such runs until the server has ended: else two that draw the same port would both find it free, and one
+of them would take the other's server for its own. Who else takes one is told apart by a new try with new ports.
 
 Ready means that every port accepts a connection and the first answers a request (Apache opens its ports before it
 has read its configuration for good). Between two looks we wait for the process to end, not for time to pass: a server
@@ -18,7 +19,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -28,8 +29,11 @@ import pytest
 LOOPBACK = ("127.0.0.1", "::1")
 _PORTS = range(20_000, 32_000)
 _STARTS = 3
-_LOOKS = 750
+_LOOKS = 3000
 _LOOK_SECONDS = 0.02
+
+_taken: dict[int, socket.socket] = {}
+"""By port, what tells other runs that we have drawn it."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,36 @@ def addresses() -> Sequence[str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that nobody listens on, on any loopback address."""
+    """`count` different ports that nobody listens on, on any loopback address. They are ours until `give_back`."""
     found: list[int] = []
     for port in random.sample(_PORTS, len(_PORTS)):
         if len(found) == count:
             break
+        if not _take(port):
+            continue
         if all(_can_bind(address, port) for address in addresses()):
             found.append(port)
+        else:
+            give_back([port])
     return found
+
+
+def _take(port: int) -> bool:
+    """False if somebody has it. An abstract name is gone with its process, and reaches as far as ports do."""
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0port {port} of plugwire's tests")
+    except OSError:
+        mark.close()
+        return False
+    _taken[port] = mark
+    return True
+
+
+def give_back(ports: Iterable[int]) -> None:
+    """Nobody of ours listens on these any more."""
+    for port in ports:
+        _taken.pop(port).close()
 
 
 def find_program(*names: str) -> str:
@@ -124,7 +150,7 @@ def running(
 ) -> Iterator[PeerT]:
     """Run a server as long as the `with` lasts.
 
-    `configure(directory)` chooses the ports, writes the configuration and returns the peer, the command line and the
+    `configure(directory)` draws `free_ports`, writes the configuration and returns the peer, the command line and the
     ports to wait for, on each of `hosts` (default: all addresses of loopback). It is called anew, with a new directory,
     for each try. `probe` is what the first port must answer with at least a byte.
     """
@@ -134,6 +160,7 @@ def running(
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"plugwire-{name}-")))
             directory.chmod(0o755)
             peer, command, ports = configure(directory)
+            stack.callback(give_back, ports)
             log = directory / "stderr"
             process = _spawn(command, directory, log)
             stack.callback(_end, process)
