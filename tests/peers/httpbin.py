@@ -32,8 +32,10 @@ def httpbin() -> Iterator[HTTPBin]:
 
     def configure(directory: Path) -> tuple[HTTPBin, list[str], list[int]]:
         (port,) = free_ports(1)
-        # gunicorn, since httpbin takes chunked bodies under no other server. Its threads keep connections alive.
+        # gunicorn, since httpbin takes chunked bodies under no other server. Its threads keep connections alive; by
+        # default for two seconds, and then they close under whatever is on its way.
         options = ["--bind", f"{HOST}:{port}", "--worker-class", "gthread", "--threads", str(THREADS)]
+        options += ["--keep-alive", "600"]
         options += ["--worker-tmp-dir", str(directory), "--no-control-socket", "--graceful-timeout", "1"]
         return HTTPBin(port), [sys.executable, "-m", "gunicorn", *options, "httpbin:app"], [port]
 
