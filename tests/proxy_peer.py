@@ -39,17 +39,14 @@ class ProxyPeer(Loopback):
     def _serve(self, sock: Any, number: int) -> None:
         data = b""
         while True:
-            while b"\r\n\r\n" not in data:
+            while b"\r\n\r\n" not in data or len(data) < (size := _size(data)):
                 more = sock.recv(65536)
                 if not more:
                     say_goodbye(sock)
                     return
                 data += more
-            head, _, data = data.partition(b"\r\n\r\n")
-            length = head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
-            while len(data) < int(length or 0):
-                data += sock.recv(65536)
-            data = data[int(length or 0) :]
+            request, data = data[:size], data[size:]
+            head = request.partition(b"\r\n\r\n")[0]
             self.heads.append(head + b"\r\n\r\n")
             self.connections.append(number)
             answer = self._answer(self.heads[-1])
@@ -62,6 +59,12 @@ class ProxyPeer(Loopback):
             if b"connection: close" in answer.lower():
                 say_goodbye(sock)
                 return
+
+
+def _size(data: bytes) -> int:
+    """That of the request whose head is at the beginning."""
+    head, mark, _ = data.partition(b"\r\n\r\n")
+    return len(head + mark) + int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
 
 
 def relay(one: Any, other: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +16,18 @@ from plugwire import Limits, Proxy, ProxyError, Timeout, TLSConfig, UsageError
 from plugwire.events import TLS, Connect, Edge, Event, Head, Resolve, Send, Tunnel
 from plugwire.protocols import EVERYTHING
 from plugwire.testing import ScriptedPeer, Server
-from plugwire.testing.peer import abort, close, expect, expect_end, expect_request, send, tell, wait_for
+from plugwire.testing.peer import (
+    PeerConnection,
+    Step,
+    abort,
+    close,
+    expect,
+    expect_end,
+    expect_request,
+    send,
+    tell,
+    wait_for,
+)
 from plugwire_plugins.retries import Retries, RetryPolicy
 from plugwire_transports import HTTPProxy
 from plugwire_transports.proxy import MAX_REFUSAL_BYTES
@@ -218,6 +231,16 @@ async def refused(world: World, *script: Any, limits: Limits | None = None, auth
     return error
 
 
+def offer(data: bytes) -> Step:
+    """Send as much of it as the client takes: it may leave in the middle, having had enough."""
+
+    def offer(connection: PeerConnection) -> None:
+        with suppress(OSError):
+            send(data)(connection)
+
+    return offer
+
+
 async def test_a_refusal_has_the_answer(world: World) -> None:
     answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 3\r\nContent-Length: 5\r\n\r\nlater"
     error = await refused(world, send(answer))
@@ -229,14 +252,7 @@ async def test_a_refusal_has_the_answer(world: World) -> None:
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked", b"Connection: close"])
 async def test_of_its_content_only_so_much_is_kept(world: World, framing: bytes) -> None:
     size = b"100000\r\n" if b"chunked" in framing else b""
-
-    def endless(connection: Any) -> None:
-        try:
-            send(b"HTTP/1.1 403 No\r\n" + framing + b"\r\n\r\n" + size + b"x" * 500_000)(connection)
-        except OSError:  # the client had enough of it
-            pass
-
-    error = await refused(world, endless)
+    error = await refused(world, offer(b"HTTP/1.1 403 No\r\n" + framing + b"\r\n\r\n" + size + b"x" * 500_000))
     assert error.response is not None
     assert error.response.content == b"x" * MAX_REFUSAL_BYTES
 
@@ -268,7 +284,7 @@ async def test_a_proxy_that_wants_credentials_and_gets_none(world: World) -> Non
     ],
 )
 async def test_a_proxy_that_talks_nonsense(world: World, said: bytes, reason: str) -> None:
-    error = await refused(world, send(said), close())
+    error = await refused(world, offer(said), close())
     assert reason in str(error)
     assert error.response is None
 
@@ -278,13 +294,14 @@ async def test_a_proxy_that_resets(world: World) -> None:
 
 
 async def test_a_proxy_that_cannot_be_reached(world: World) -> None:
-    with ScriptedPeer() as gone:
-        pass
-    async with world.session(proxy=gone.url) as session:
-        for url in ("https://h/", "http://h/"):
-            with pytest.raises(plugwire.ConnectError, match=rf"the proxy {gone.url} cannot be reached") as caught:
-                await session.get(url)
-            assert caught.value.phase == "dial" and not caught.value.sent
+    with socket.socket() as silent:  # bound, and not listening: nobody else gets the port
+        silent.bind(("127.0.0.1", 0))
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        async with world.session(proxy=proxy) as session:
+            for url in ("https://h/", "http://h/"):
+                with pytest.raises(plugwire.ConnectError, match=rf"the proxy {proxy} cannot be reached") as caught:
+                    await session.get(url)
+                assert caught.value.phase == "dial" and not caught.value.sent
 
 
 async def test_what_the_proxy_says_may_be_retried(world: World) -> None:
