@@ -181,14 +181,14 @@ async def test_connection_close_is_obeyed(world: World, tls: bool) -> None:
 
 
 def test_nothing_is_left_when_the_server_ends_under_open_connections(way: Way) -> None:
-    before = threading.active_count()
+    before = threading.enumerate()
     config = plugwire.TLSConfig(verify=False)
     with plugwire.Session(tls=config, http_versions=way.http_versions) as session:
         with way.server() as server, session.stream("GET", f"{server.url}/bytes/100000000") as response:
             assert response.read(10)
             assert server.open_connections == 1
         assert server.open_connections == 0
-        assert threading.active_count() == before
+        assert not set(threading.enumerate()).difference(before)  # of those before, some may just end
     server.close()  # idempotent
     gc.collect()
 

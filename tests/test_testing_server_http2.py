@@ -164,6 +164,13 @@ def test_a_download_that_nobody_reads_holds_up_no_other(tls: bool) -> None:
         assert len(one.ask("/bytes/60000").body) == 60000
 
 
+def until_they_wait(streams: list[int]) -> None:
+    """Return when the threads that answer on these streams, of the first connection, can do no more."""
+    for thread in threading.enumerate():
+        if thread.name.endswith(tuple(f"-0-{stream_id}" for stream_id in streams)):
+            until_it_waits(thread)
+
+
 def test_streams_take_turns_where_the_connections_window_is_scarce() -> None:
     with Server(http_versions=("h2",)) as server, client(server) as one:
         streams = [one.begin(path=f"/bytes/{WIDE}") for _ in range(3)]
@@ -182,6 +189,7 @@ def test_streams_take_turns_where_the_connections_window_is_scarce() -> None:
             return came()
 
         before = read_until(65535)
+        until_they_wait(streams)  # or one of them is not in line yet
         for number in range(1, 61):
             one.h2.increment_flow_control_window(1000)
             one.flush()
@@ -205,9 +213,7 @@ def test_a_large_download_stops_where_the_client_does_not_read() -> None:
         one.h2.increment_flow_control_window(WIDE, stream_id)
         one.flush()
         one.until(h2.events.ResponseReceived)
-        for thread in threading.enumerate():
-            if thread.name.endswith(f"-0-{stream_id}"):
-                until_it_waits(thread)
+        until_they_wait([stream_id])
         # Beside HIGH_WATER lies what the system buffers on loopback for one connection, both sides: some MiB.
         assert given[0] < 32 << 20
 
