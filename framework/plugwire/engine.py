@@ -442,10 +442,11 @@ class Engine:
                     self.pool.forget(connection)
             call.went_out(request)
             now = self.runtime.now()
-            response.times = (call.started, call.setup, now, now if response.is_read else None)
+            is_read = response.is_read
+            response.times = (call.started, call.setup, now, now if is_read else None)
             if response.status_code == 101 or request.method == "CONNECT":
                 self._bodies.add(response)  # its stream, for as long as nobody has taken it
-            if response.is_read:
+            if is_read:
                 if not is_scoped and connection.place is not None and connection.is_idle:
                     self.pool.look(connection)  # a connection that answers at once may forget to say that it is idle
             else:
@@ -454,7 +455,7 @@ class Engine:
                 if self.why_closed is not None:  # just now: it was not among those that were aborted
                     response.body.abort()
             most = self.limits.max_decoded_bytes
-            if most is not None and not (response.is_read and len(response.content) <= most):
+            if most is not None and not (is_read and len(response.content) <= most):
                 response.body = LimitedBody(response, most)
             return response
 
@@ -474,7 +475,7 @@ class Engine:
                     continue
             if type(place) is Share:
                 return place.connection, place
-            slot = cast("Slot", place)
+            slot = place
             connection, slot.connection = slot.connection, None
             if connection is None:
                 connection = await self._dial(route, slot, call)

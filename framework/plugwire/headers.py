@@ -347,7 +347,8 @@ class Headers(MutableMapping[str, str]):
     def encoded(self) -> bytes:
         """The lines as they go on the wire, "Name: value" and CRLF each, without the empty line at the end.
         Remembered, and shared by copies."""
-        return self._fields.encoded()
+        block = self._fields.block
+        return self._fields.encoded() if block is None else block
 
     def __eq__(self, other: object) -> bool:
         """Equal if they have the same names, without regard to case and order, each with the same values in the same

@@ -114,7 +114,9 @@ class Pool:
         is_over = connection.is_closed or (connection.is_draining and connection.is_idle)
         if not is_over and (slot.leases or slot.is_sending or not connection.is_idle or connection.capacity < 1):
             return
-        self._carry_out(self._step(connection, self._table.come_back, connection, self._now()))
+        outcome = self._step(connection, self._table.come_back, connection, self._now())
+        if outcome.closing or self._table.lost:
+            self._carry_out(outcome)
 
     def _settle(self, connection: Connection, slot: Slot) -> None:
         """A shared connection has changed: this runs at the end of each of its streams."""

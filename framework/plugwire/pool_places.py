@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from enum import Enum
 from math import inf
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ class Slot:
             self._lost(self)
 
 
+@final
 class Share:
     """A place on a connection that takes several requests at once.
 
@@ -164,6 +165,7 @@ class TicketState(Enum):
     GONE = "gone"
 
 
+@final
 class Ticket:
     """One who waits. What it was granted lies in `slot` (with a connection in it, that is to be used; without, dial) or
     in `share`. Who wants a fresh one is never granted a connection that served one request at a time.
