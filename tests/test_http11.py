@@ -23,12 +23,13 @@ from plugwire.testing.peer import (
     send,
     wait_for,
 )
+from plugwire_transports import http11_body
+from worlds import PATIENCE, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from plugwire.testing.peer import Step
-    from worlds import World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -602,8 +603,11 @@ def scripts_of_an_early_end(rest: Sequence[Step], *, is_kept: bool) -> list[list
         (b"", (b"12345", b""), False),
     ],
 )
-async def test_closing_before_the_end(world: World, head: bytes, parts: tuple[bytes, bytes], is_kept: bool) -> None:
+async def test_closing_before_the_end(
+    world: World, head: bytes, parts: tuple[bytes, bytes], is_kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # A little is read and dropped, so that the connection is kept; who is told to expect much does not even look.
+    monkeypatch.setattr(http11_body, "DRAIN_SECONDS", PATIENCE)  # however long the peer takes
     rest: list[Step] = [expect_head(), send(HEAD + head + b"\r\n" + parts[0]), send(parts[1])]
     with ScriptedPeer(*scripts_of_an_early_end(rest, is_kept=is_kept)) as peer:
         async with bare(world) as session:

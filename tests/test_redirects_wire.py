@@ -15,6 +15,7 @@ import plugwire
 from plugwire import Headers, Limits, Response
 from plugwire.testing import MockTransport, Server
 from plugwire.testing.peer import ScriptedPeer, close, expect_head, expect_request, receive, send
+from plugwire_transports import http11_body
 from worlds import PATIENCE, World
 
 if TYPE_CHECKING:
@@ -57,8 +58,9 @@ async def test_content_that_came_with_the_head_can_be_read_and_the_connection_is
     ids=["length", "chunked"],
 )
 async def test_a_short_one_that_comes_later_is_dropped_and_the_connection_is_used_again(
-    world: World, rest: bytes
+    world: World, rest: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(http11_body, "DRAIN_SECONDS", PATIENCE)  # however long the peer takes
     end = b"ved" if b"Length" in rest else b"ved\r\n0\r\n\r\n"
     steps = [expect_head(), send(moved("/x", rest=rest)), send(end), expect_head(b"GET /x "), send(OK)]
     with ScriptedPeer(steps) as peer:

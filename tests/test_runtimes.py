@@ -79,11 +79,11 @@ def deaf() -> Iterator[DeafListener]:
 
 
 @pytest.fixture
-def refusing() -> Address:
-    """An address where nobody listens."""
+def refusing() -> Iterator[Address]:
+    """An address where nobody listens, nor can anybody else."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
-        return Address(socket.AF_INET, *sock.getsockname())
+        yield Address(socket.AF_INET, *sock.getsockname())
 
 
 class Seen:
@@ -282,11 +282,20 @@ async def test_race_is_won_by_the_first_success(world: World) -> None:
 async def test_race_that_all_lose_raises_the_last_error(world: World) -> None:
     runtime = world.runtime()
 
+    begun = runtime.waiter()
+    threads: list[threading.Thread] = []
+
     async def first() -> None:
+        threads.append(threading.current_thread())
+        begun.wake()
         raise ValueError("first")
 
     async def last() -> None:
-        await runtime.sleep(0.02, INFINITY)
+        assert await begun.wait(runtime.now() + PATIENCE)
+        if world.name == "blocking":
+            join_all(threads)
+        else:
+            await world.settle()
         raise KeyError("last")
 
     with pytest.raises(KeyError):
@@ -407,10 +416,11 @@ async def test_race_inherits_the_context(world: World) -> None:
 
 def test_interrupt_ends_a_blocking_race_and_joins_its_threads() -> None:
     runtime = blocking_runtime()
-    before = threading.active_count()
     begun = threading.Barrier(3)
+    threads: list[threading.Thread] = []
 
     async def never() -> None:
+        threads.append(threading.current_thread())
         begun.wait(30)
         await runtime.sleep(1000, INFINITY)
 
@@ -427,7 +437,7 @@ def test_interrupt_ends_a_blocking_race_and_joins_its_threads() -> None:
     with pytest.raises(KeyboardInterrupt):
         drive(runtime.race(never, never))
     interrupter.join()
-    assert threading.active_count() == before
+    assert [thread.is_alive() for thread in threads] == [False, False]
 
 
 # -- background tasks ----------------------------------------------------------------------------------------------
@@ -567,7 +577,7 @@ async def test_dial_raises_the_first_error_with_the_others_as_notes(world: World
     runtime = world.runtime()
     nowhere = Address(socket.AF_INET, "255.255.255.255", 80)  # cannot be dialled by TCP
     with pytest.raises(ConnectionRefusedError) as caught:
-        await runtime.dial_tcp([refusing, nowhere], runtime.now() + 30)
+        await runtime.dial_tcp([refusing, nowhere], runtime.now() + 30, stagger=1000)
     assert len(caught.value.__notes__) == 1
     assert str(nowhere) in caught.value.__notes__[0]
 

@@ -12,6 +12,7 @@ import pytest
 
 import plugwire
 from plugwire import Response
+from plugwire.call import Call
 from plugwire.testing import ScriptedPeer, Server
 from plugwire.testing.peer import close, expect_head, expect_request, send, tell, wait_for
 from third_party.bearer import RefreshedBearer
@@ -25,7 +26,7 @@ from third_party.resuming import Resuming
 from third_party.signer import Signer
 from third_party.single_flight import SingleFlight
 from third_party.wrapping_dialler import CountingDialler, CuttingDialler
-from worlds import World
+from worlds import PATIENCE, World
 
 SIZE = 300_000
 CONTENT = bytes(range(251)) * 1200 + b"the end"
@@ -213,10 +214,17 @@ async def test_whole_transport_in_memory(world: World) -> None:
             assert (await session.get(f"{server.url}/hello")).ok
 
 
-async def test_hedging_takes_the_answer_that_comes_first(world: World) -> None:
+async def test_hedging_takes_the_answer_that_comes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     stalled, over = threading.Event(), threading.Event()
     stalling = [expect_request(), tell(stalled), wait_for(over)]
     answering = [wait_for(stalled), expect_request(), send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]
+    sleep = Call.sleep
+
+    async def until_the_first_stalls(call: Call, seconds: float) -> None:
+        assert await call.runtime.run_blocking(stalled.wait, PATIENCE)
+        await sleep(call, seconds)
+
+    monkeypatch.setattr(Call, "sleep", until_the_first_stalls)
     hedging = Hedging(0.02)
     with ScriptedPeer(stalling, answering) as peer:
         async with world.session(plugins=[hedging]) as session:

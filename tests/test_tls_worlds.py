@@ -8,7 +8,7 @@ import subprocess
 import threading
 from hashlib import sha256
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
@@ -180,6 +180,15 @@ async def test_a_peer_that_hangs_up(world: World) -> None:
     lower.close()
 
 
+def said(output: IO[bytes], what: bytes) -> bytes:
+    """The first line that has this in it."""
+    lines: list[bytes] = []
+    while what not in (line := output.readline()):
+        lines.append(line)
+        assert line, f"it has ended without a word of {what!r}: {lines}"
+    return line
+
+
 async def test_a_renegotiation_in_a_callers_own_context(world: World, tmp_path: Path) -> None:
     """The peer asks for it in TLS 1.2: then a write cannot go on before something was read. Our contexts refuse it."""
     pem = tmp_path / "peer.pem"
@@ -187,16 +196,13 @@ async def test_a_renegotiation_in_a_callers_own_context(world: World, tmp_path: 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=CA_PEM)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-naccept", "1", "-tls1_2", "-cert", str(pem)]
+    command = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-naccept", "1", "-tls1_2", "-cert", str(pem)]
     runtime = world.runtime()
     at = runtime.now() + 20
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # noqa: ASYNC220
         assert process.stdin is not None and process.stdout is not None
         try:
-            while b"ACCEPT" not in process.stdout.readline():
-                pass
+            port = int(said(process.stdout, b"ACCEPT 127.0.0.1:").rpartition(b":")[2])
             lower = await runtime.dial_tcp([Address(socket.AF_INET, "127.0.0.1", port)], at)
             route = route_to("https://peer.example", TLSConfig(context=context))
             stream = await TLSSecurer().secure(lower, route, connecting_at(at))
@@ -208,8 +214,7 @@ async def test_a_renegotiation_in_a_callers_own_context(world: World, tmp_path: 
             process.stdin.write(b"done\n")
             process.stdin.flush()
             assert await stream.receive(100, at) == b"done\n"
-            while b"while it goes on" not in process.stdout.readline():
-                pass
+            said(process.stdout, b"while it goes on")
             stream.close()
         finally:
             process.kill()
