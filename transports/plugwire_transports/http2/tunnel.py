@@ -128,6 +128,7 @@ class TunnelStream(Stream):
         while self.unsent:
             await self.wait(False, True, at)
             self._push()
+        self._check()
 
     def nudge(self) -> None:
         self._is_nudged = True
