@@ -156,6 +156,31 @@ async def test_closing_resets_the_stream_alone(world: World) -> None:
             await next_is_fine(session, peer)
 
 
+async def test_an_end_that_is_still_to_be_sent_when_the_tunnel_is_closed_has_not_gone_out(world: World) -> None:
+    """Closed by somebody else, between two looks."""
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.headers(stream, OPENED)
+        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
+        next_is_served(h2)
+
+    with H2Peer(script) as peer:
+        async with h2_session(world) as session:
+            stream: Any = await tunnel(session, peer)
+            stream.write_now(bytes(100_000))  # more than the window lets out
+            push = stream._push
+
+            def closing() -> None:
+                push()
+                stream.close()
+
+            stream._push = closing
+            with pytest.raises(ConnectionAbortedError):
+                await stream.send_eof(FOREVER)
+            await next_is_fine(session, peer)
+
+
 async def test_a_dropped_tunnel_is_reset(world: World) -> None:
     def script(h2: Conversation) -> None:
         stream, _ = h2.await_headers()
