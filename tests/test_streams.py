@@ -15,6 +15,7 @@ import tempfile
 import threading
 import weakref
 from contextlib import contextmanager, suppress
+from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -30,7 +31,7 @@ from plugwire.testing import check_stream, conformance
 from plugwire.testing.conformance import STREAM_CHECKS, check_one
 from plugwire.testing.memory import memory_streams
 from plugwire_transports.prefixed import PrefixedStream
-from worlds import PATIENCE, in_time, until_it_waits
+from worlds import PATIENCE, in_time, join_all, until_it_waits
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -522,9 +523,9 @@ def test_nobody_waits_for_who_is_inside_of_a_blocking_stream(step: str, monkeypa
     if step in ("wait", "nudge"):
         if step == "nudge":
             drive(stream.wait(True, False, INFINITY))
-            cast("Any", stream)._reader = -1  # as if a thread waited
+            cast("Any", stream)._readers.append(-1)  # as if a thread waited
             stream.nudge()
-            cast("Any", stream)._reader = 0
+            cast("Any", stream)._readers.clear()
             stream.close()
         else:
             with pytest.raises(ConnectionAbortedError):
@@ -607,9 +608,9 @@ def test_an_interrupt_anywhere_in_a_blocking_stream_costs_no_descriptor(
         drive(stream.wait(True, False, INFINITY))
         stream.nudge()
         drive(stream.wait(True, True, INFINITY))
-        cast("Any", stream)._reader = -1  # as if a thread waited
+        cast("Any", stream)._readers.append(-1)  # as if a thread waited
         stream.nudge()
-        cast("Any", stream)._reader = 0
+        cast("Any", stream)._readers.clear()
         stream.read_now(1)
         stream.is_readable()
         drive(stream.wait(True, False, INFINITY))
@@ -633,7 +634,7 @@ def test_an_interrupt_anywhere_in_a_blocking_stream_costs_no_descriptor(
                 break
             finally:
                 sys.settrace(traced)
-                cast("Any", stream)._reader = max(cast("Any", stream)._reader, 0)
+                cast("Any", stream)._readers.clear()
                 del stream
                 theirs.close()
             assert descriptors() == before, number
@@ -896,16 +897,32 @@ async def test_each_wait_is_for_what_it_was_asked_for(world: World) -> None:
     theirs.close()
 
 
-def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
+def test_threads_that_come_to_wait_at_once_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, theirs = socket_pair(blocking_runtime())
-    thread = threading.Thread(target=lambda: drive(stream.wait(True, False, INFINITY)))
-    thread.start()
-    until_it_waits(thread)
-    cast("Any", stream)._reader = 0  # as the second thread saw it, just before the first one made its mark
-    with pytest.raises(Busy):
-        drive(stream.wait(True, False, INFINITY))
-    theirs.sendall(b"x")
-    thread.join()
+    both = threading.Barrier(2)
+    outcomes: list[BaseException | None] = []
+
+    class Racing:
+        """Asked by each wait when it begins: both have begun before either goes on."""
+
+        @staticmethod
+        def get() -> None:
+            both.wait(PATIENCE)
+
+    def wait() -> None:
+        try:
+            drive(stream.wait(True, False, monotonic() + PATIENCE / 4))
+            outcomes.append(None)
+        except (Busy, TimeoutError) as error:
+            outcomes.append(error)
+            theirs.sendall(b"x")
+
+    monkeypatch.setattr(blocking_stream, "racing", Racing)
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    join_all(threads)
+    assert {type(outcome) for outcome in outcomes} == {Busy, type(None)}, outcomes
     stream.close()
     theirs.close()
 

@@ -13,8 +13,9 @@ owner sees the flag. It does not close: a descriptor that is closed under a thre
 another socket at once, and that thread would read a stranger's bytes. `close` from another thread therefore leaves the
 closing to the thread that is inside. The user marks itself and then looks whether the stream is over, the closer marks
 it over and then looks for a user, so at least one of them sees the other; the last one who leaves closes. Who waits has
-a mark of its own (`_reader`, `_writer`); the calls that never wait, of which there may be several, put one each into
-`_inside`.
+a mark of its own (`_readers`, `_writer`); the calls that never wait, of which there may be several, put one each into
+`_inside`. Of threads that come to read at once the first in `_readers` does; an attribute that is looked at and then
+set would let both in, and the first to leave would take back the mark of the other.
 
 **No lock.** The garbage collector or a signal handler may run anywhere here, and what it runs may want the lock of the
 HTTP/2 connection that this stream carries, while a thread that holds it moves bytes of this stream: each would wait for
@@ -77,8 +78,10 @@ class BlockingStream(SocketStream):
         self._fd = sock.fileno()
         self._is_closed = False
         self._inside: list[None] = []  # a mark for each one who is inside of a call that never waits
-        self._reader = 0  # the thread that is inside of a call that waits, for readability ...
-        self._writer = 0  # ... and for writability alone
+        self._readers: list[
+            int
+        ] = []  # the thread that is inside of a call that waits for readability, and who is refused
+        self._writer = 0  # the same for writability alone
         self._read_armed = INFINITY
         self._write_armed = INFINITY
         self._poll: select.poll | None = None  # for waits for readability; made at the first one, as the bell is
@@ -112,11 +115,11 @@ class BlockingStream(SocketStream):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
-        if self._reader and self._reader != get_ident():
-            raise _busy()
-        scope = racing.get()
+        readers, me, scope = self._readers, get_ident(), racing.get()
         try:
-            self._reader = get_ident()
+            readers.append(me)
+            if readers[0] != me:
+                raise _busy()
             if scope is not None:
                 scope.add(self)
             while not self._is_over:
@@ -135,18 +138,18 @@ class BlockingStream(SocketStream):
                     return data
             raise aborted()
         finally:
-            self._reader = 0
+            readers.remove(me)
             if scope is not None:
                 scope.discard(self)
             if self._is_closed:
                 self._release()
 
     async def receive_into(self, buffer: memoryview, at: float) -> int:
-        if self._reader and self._reader != get_ident():
-            raise _busy()
-        scope = racing.get()
+        readers, me, scope = self._readers, get_ident(), racing.get()
         try:
-            self._reader = get_ident()
+            readers.append(me)
+            if readers[0] != me:
+                raise _busy()
             if scope is not None:
                 scope.add(self)
             while not self._is_over:
@@ -165,7 +168,7 @@ class BlockingStream(SocketStream):
                     return size
             raise aborted()
         finally:
-            self._reader = 0
+            readers.remove(me)
             if scope is not None:
                 scope.discard(self)
             if self._is_closed:
@@ -276,13 +279,14 @@ class BlockingStream(SocketStream):
     # -- waiting ---------------------------------------------------------------------------------------------------
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
-        me = get_ident()
-        if (self._reader if read else self._writer) not in (0, me):
+        readers, me, scope = self._readers, get_ident(), racing.get()
+        if not read and self._writer not in (0, me):
             raise _busy()
-        scope = racing.get()
         try:
             if read:
-                self._reader = me
+                readers.append(me)
+                if readers[0] != me:
+                    raise _busy()
             else:
                 self._writer = me
             if scope is not None:
@@ -302,11 +306,11 @@ class BlockingStream(SocketStream):
                         self._calm()
                     return
             raise aborted()
-        except RuntimeError:  # two threads came at once, and one of them polls the kept object already
+        except RuntimeError:  # a signal handler waits while the thread that it runs in polls already
             raise _busy() from None
         finally:
             if read:
-                self._reader = 0
+                readers.remove(me)
             else:
                 self._writer = 0
             if scope is not None:
@@ -345,7 +349,7 @@ class BlockingStream(SocketStream):
             return
         self._is_nudged = True
         bell = self._bell
-        if self._reader and bell is not None:
+        if self._readers and bell is not None:
             try:
                 bell.ring()
             except BaseException:  # an interrupt, and nobody would nudge again
@@ -376,21 +380,21 @@ class BlockingStream(SocketStream):
 
     def close(self) -> None:
         self._is_over = True
-        if self._reader or self._writer:
+        if self._readers or self._writer:
             self.abort()
         self._is_closed = True
         self._release()
 
     def disown(self) -> None:
         self._is_closed = True
-        self._reader = self._writer = 0
-        self._inside = []  # the threads that were inside do not exist here
+        self._writer = 0
+        self._readers, self._inside = [], []  # the threads that were inside do not exist here
         super().disown()
         self._release()
 
     def _release(self) -> None:
         """Close the descriptor, unless somebody is inside: that one does it on leaving."""
-        if not (self._reader or self._writer or self._inside):
+        if not (self._readers or self._writer or self._inside):
             self._sock.close()
             self._kept.clear()
             self._unsent = 0
