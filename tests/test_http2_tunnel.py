@@ -181,6 +181,30 @@ async def test_an_end_that_is_still_to_be_sent_when_the_tunnel_is_closed_has_not
             await next_is_fine(session, peer)
 
 
+@pytest.mark.parametrize("end", ["abort", "close"])
+async def test_a_write_that_finds_the_tunnel_ended_from_here_says_so(world: World, end: str) -> None:
+    """Somebody else ended it just after the writer has looked."""
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.headers(stream, OPENED)
+        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
+
+    with H2Peer(script) as peer:
+        async with h2_session(world) as session:
+            stream: Any = await tunnel(session, peer)
+            push = stream._push
+
+            def ended() -> None:
+                getattr(stream, end)()
+                push()
+
+            stream._push = ended
+            with pytest.raises(ConnectionAbortedError):
+                stream.write_now(b"x")
+            stream.close()
+
+
 async def test_a_dropped_tunnel_is_reset(world: World) -> None:
     def script(h2: Conversation) -> None:
         stream, _ = h2.await_headers()

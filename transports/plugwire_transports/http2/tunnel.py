@@ -49,6 +49,7 @@ class TunnelStream(Stream):
         if exchange.is_ended:
             return b""
         if exchange.failure is not None:
+            self._check()
             raise ConnectionResetError(ECONNRESET, str(exchange.failure))
         return None
 
@@ -75,6 +76,7 @@ class TunnelStream(Stream):
         """What the windows let out."""
         exchange, connection = self._exchange, self._connection
         if exchange.is_stopped() or exchange.is_sent:
+            self._check()  # ended from here just now, which is the reason, whatever else is
             if self._kept:
                 raise BrokenPipeError(EPIPE, str(exchange.failure or "the sending side was ended"))
             return
