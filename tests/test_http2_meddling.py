@@ -13,7 +13,7 @@ import pytest
 
 import plugwire
 from h2_puppet import PuppetPeer, PuppetWaiter, Stage, Task, Wait
-from plugwire.protocols import Busy
+from plugwire.protocols import Busy, Refused
 from plugwire.testing.interrupts import Interrupts
 from plugwire_transports.http2 import sharing
 from plugwire_transports.http2.connection import HTTP2Connection
@@ -113,6 +113,38 @@ def test_what_an_interrupt_tore_stays_torn_until_the_connection_ends(deed: str) 
         stage.settle()
         assert torn.task.is_done
         assert torn.task.error is None or isinstance(torn.task.error, plugwire.Error)
+
+
+def test_a_connection_is_not_to_blame_if_those_who_took_its_room_are_gone_when_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One is granted a place on it, and others are faster; before its thread looks who is to blame, they have ended. An
+    idle connection that refuses would be closed."""
+    with Stage(lambda: PuppetPeer(content, {})) as stage:
+        other = stage.start(get(stage, "/other"))
+        stage.settle()
+        original = HTTP2Connection._open
+        refusals: list[Refused] = []
+
+        async def overtaken(self: HTTP2Connection, *args: Any) -> Any:
+            monkeypatch.undo()
+            self.capacity = 0
+            try:
+                return await original(self, *args)
+            except Refused as refusal:
+                refusals.append(refusal)
+                say_all(stage)
+                await Wait(lambda: other.is_done)
+                raise
+
+        monkeypatch.setattr(HTTP2Connection, "_open", overtaken)
+        late = stage.start(get(stage, "/late"))
+        stage.settle()
+        assert len(refusals) == 1
+        say_all(stage)
+        stage.settle()
+        assert (other.result, late.result) == (b"/other", b"/late")
+        assert len(stage.peers) == 1
 
 
 def test_who_looks_at_a_connection_takes_nothing_from_its_leader() -> None:

@@ -384,7 +384,8 @@ class Engine:
                 response = await connection.send(request, call)
             except Refused as refusal:
                 # Nothing was sent: its capacity went away between the pool's grant and now.
-                if share is not None and (connection.is_draining or connection.is_closed or not connection.is_idle):
+                is_overtaken = refusal.overtaken or not connection.is_idle
+                if share is not None and (is_overtaken or connection.is_draining or connection.is_closed):
                     overtaken += 1
                 else:
                     refusals += 1

@@ -363,11 +363,17 @@ class UnsafeRedirect(ResponseError):
 
 class Refused(Exception):
     """Raised by a transport's role method, before any request byte: the next transport is asked. Raised by
-    `Connection.send`: nothing was sent, the pool picks anew. Never leaves the core."""
+    `Connection.send`: nothing was sent, the pool picks anew. Never leaves the core.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        overtaken: by `Connection.send`: others are under way on the connection and took the room, so it is not to
+            blame. It knows this in the moment in which it refuses; a look at it afterwards may find them gone.
+    """
+
+    def __init__(self, reason: str, *, overtaken: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.overtaken = overtaken
 
 
 class Discarded(Exception):

@@ -111,7 +111,7 @@ class HTTP2Connection(SharedConnection):
                 if self._is_torn:
                     self._die(TORN)
                 if self.capacity < 1:
-                    raise Refused("the HTTP/2 connection takes no further stream")
+                    raise Refused("the HTTP/2 connection takes no further stream", overtaken=not self.is_idle)
                 head = self._memo.head_of(exchange.request)
                 self._is_last = self._is_last or self._memo.wants_close
                 if self._keep_alive is not None and self.is_idle:
