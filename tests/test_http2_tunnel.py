@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import ssl
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,8 @@ import plugwire
 from faces import bare
 from h2_peer import ClientClosed, Conversation, H2Peer
 from plugwire import Limits, Request, Timeout, TLSConfig, UsageError
+from plugwire.drive import drive
+from plugwire.errors import Busy
 from plugwire.protocols import LOCAL_ADDRESS, PEER_ADDRESS, SOCKET, TLS, Stream
 from plugwire.testing.conformance import (
     STREAM_CHECKS,
@@ -21,9 +25,11 @@ from plugwire.testing.conformance import (
     runs_out_of_time_while_sending,
     waits_for_either_direction,
 )
+from plugwire_transports.http2.tunnel import TunnelStream
 from plugwire_transports.tls_context import context_for
 from plugwire_transports.tls_stream import TLSStream
 from tls_peer import CA_PEM, server_context
+from worlds import PATIENCE, BlockingWorld, join_all
 
 if TYPE_CHECKING:
     from plugwire.protocols import Runtime
@@ -203,6 +209,52 @@ async def test_a_write_that_finds_the_tunnel_ended_from_here_says_so(world: Worl
             with pytest.raises(ConnectionAbortedError):
                 stream.write_now(b"x")
             stream.close()
+
+
+def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
+    both, asked = threading.Barrier(2), itertools.count()
+    outcomes: list[BaseException | None] = []
+
+    class Together(TunnelStream):
+        """Both waits have begun before either goes on."""
+
+        @property
+        def _connection(self) -> Any:
+            if next(asked) < 2:
+                both.wait(PATIENCE)
+            return self.__dict__["_connection"]
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.headers(stream, OPENED)
+        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
+
+    def wait() -> None:
+        try:
+            drive(stream.wait(True, False, time.monotonic() + PATIENCE / 4))
+            outcomes.append(None)
+        except (Busy, TimeoutError) as error:
+            outcomes.append(error)
+            stream.nudge()
+
+    world = BlockingWorld()
+
+    async def opened() -> None:
+        nonlocal stream
+        async with h2_session(world) as session:
+            stream = await tunnel(session, peer)
+            stream.__class__ = Together
+            threads = [threading.Thread(target=wait, daemon=True) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            join_all(threads)
+            stream.__class__ = TunnelStream
+            stream.close()
+
+    stream: Any = None
+    with H2Peer(script) as peer:
+        world.run(opened)
+    assert {type(outcome) for outcome in outcomes} == {Busy, type(None)}, outcomes
 
 
 async def test_a_dropped_tunnel_is_reset(world: World) -> None:

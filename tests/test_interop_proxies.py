@@ -150,6 +150,13 @@ async def test_tinyproxy(world: World, tinyproxy: Door, nginx: Nginx, trusted: T
 # -- SOCKS ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def door(request: pytest.FixtureRequest, name: str) -> Door:
+    """The server of that name; it starts here, and not in the test, whose descriptors are counted."""
+    found: Door = request.getfixturevalue(name)
+    return found
+
+
 @pytest.mark.parametrize(
     ("name", "scheme", "kind"),
     [
@@ -160,9 +167,8 @@ async def test_tinyproxy(world: World, tinyproxy: Door, nginx: Nginx, trusted: T
     ],
 )
 async def test_socks(
-    world: World, request: pytest.FixtureRequest, nginx: Nginx, trusted: TLSConfig, kind: str, scheme: str, name: str
+    world: World, door: Door, nginx: Nginx, trusted: TLSConfig, kind: str, scheme: str, name: str
 ) -> None:
-    door: Door = request.getfixturevalue(name)
     proxy = f"{scheme}://{HOST}:{door.open_port}"
     async with world.session(proxy=proxy, tls=trusted) as session:
         await fetch(session, nginx, kind)

@@ -31,7 +31,7 @@ class TunnelStream(Stream):
         self._is_over = False
         self._wants_end = False
         self._is_nudged = False
-        self._has_waiter = False
+        self._waiters: list[object] = []  # who waits, and who is about to be refused because of that
 
     # -- moves -----------------------------------------------------------------------------------------------------
 
@@ -97,8 +97,6 @@ class TunnelStream(Stream):
 
     async def wait(self, read: bool, write: bool, at: float) -> None:
         self._check()
-        if self._has_waiter:
-            raise Busy("somebody else waits on this tunnel already: a stream has one user at a time")
         exchange, connection = self._exchange, self._connection
 
         def ready() -> bool:
@@ -109,15 +107,18 @@ class TunnelStream(Stream):
                 or self._is_nudged
             )
 
-        self._has_waiter = True
+        mark = object()
         try:
+            self._waiters.append(mark)
+            if self._waiters[0] is not mark:  # of threads that come at once the first one waits
+                raise Busy("somebody else waits on this tunnel already: a stream has one user at a time")
             await connection.wait_for(exchange, ready, at)
         except Error as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, (TimeoutError, Busy)):
                 raise
             raise ConnectionResetError(ECONNRESET, str(error)) from error
         finally:
-            self._has_waiter = False
+            self._waiters.remove(mark)
         self._is_nudged = False
         self._check()
 
