@@ -78,10 +78,8 @@ class BlockingStream(SocketStream):
         self._fd = sock.fileno()
         self._is_closed = False
         self._inside: list[None] = []  # a mark for each one who is inside of a call that never waits
-        self._readers: list[
-            int
-        ] = []  # the thread that is inside of a call that waits for readability, and who is refused
-        self._writer = 0  # the same for writability alone
+        self._readers: list[int] = []  # the thread that waits for readability; behind it, who is about to be refused
+        self._writer = 0  # the thread that waits for writability alone
         self._read_armed = INFINITY
         self._write_armed = INFINITY
         self._poll: select.poll | None = None  # for waits for readability; made at the first one, as the bell is
