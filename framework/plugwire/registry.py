@@ -144,10 +144,10 @@ def _checked(listed: list[tuple[object, str, bool]]) -> Plugins:
         if any(_same(plugin) is _same(seen) for seen, _, _ in listed[: len(names)]):
             raise PluginError(f"the plugin {wanted} is listed twice: one object has one place", wanted)
         name = _unique(wanted, names)
-        _check_plugin(plugin, name)
+        methods = _methods_of(plugin, name)
+        hooks.extend(_hooks_of(plugin, name, methods, is_default))
         assert manager is not None
-        manager.add(plugin, name)
-        hooks.extend(_hooks_of(plugin, name, is_default))
+        manager.add(name, methods)
         option_types.extend((kind, name) for kind in _option_types(plugin, name))
         if (allowed := worlds_of(plugin, name)) is not None:
             worlds.append((name, allowed))
@@ -192,14 +192,14 @@ def _unique(name: str, taken: list[str]) -> str:
 # -- checking ------------------------------------------------------------------------------------------------------
 
 
-def _check_plugin(plugin: object, name: str) -> None:
-    """Everything that can be said of the object without pluggy."""
+def _methods_of(plugin: object, name: str) -> dict[str, Callable[..., Any]]:
+    """What implements hooks, by the hook's name; and all that can be said of the object as a whole without pluggy."""
     if isinstance(plugin, type):
         raise PluginError(f"the plugin {name} is a class: give an object, {name}()", name)
     if isinstance(plugin, FunctionPlugin):
-        return
+        return {}
     _check_names(plugin, name)
-    found = False
+    methods: dict[str, Callable[..., Any]] = {}
     for hook in HOOKS:
         function = _attribute(plugin, hook)
         if function is None:
@@ -207,23 +207,30 @@ def _check_plugin(plugin: object, name: str) -> None:
         if not hasattr(function, f"{PROJECT}_impl"):
             # An auth object has an unmarked around_send, because it is no plugin of the session.
             raise PluginError(f"{name}.{hook} has a hook's name but not the mark @plugwire.hookimpl", name)
-        found = True
-    if not found:
+        methods[hook] = function
+    if not methods:
         raise PluginError(f"the plugin {name} ({plugin!r}) implements no hook; the hooks are {', '.join(HOOKS)}", name)
     for kind in _events_of(plugin, name):
         if not issubclass(kind, Event):
             raise PluginError(f"{name}.events has {kind!r}, which is no event class", name)
+    return methods
 
 
 def _check_names(plugin: object, name: str) -> None:
     """Raises for a marked method that has no hook's name."""
-    for attribute in dir(plugin):
-        # Not evaluated: what is no plain function may do anything when it is looked up.
-        function = inspect.getattr_static(plugin, attribute, None)
-        if isinstance(getattr(function, f"{PROJECT}_impl", None), dict) and attribute not in HOOKS:
-            raise PluginError(
-                f"{name}.{attribute} is marked as a hook, but there is no such hook: {', '.join(HOOKS)}", name
-            )
+    seen: set[str] = set()
+    # Not looked up, but in these: what is no plain function may do anything when it is.
+    for holder in (plugin, *type(plugin).__mro__[:-1]):
+        for attribute, function in getattr(holder, "__dict__", {}).items():
+            if (
+                attribute not in seen
+                and isinstance(getattr(function, f"{PROJECT}_impl", None), dict)
+                and attribute not in HOOKS
+            ):
+                raise PluginError(
+                    f"{name}.{attribute} is marked as a hook, but there is no such hook: {', '.join(HOOKS)}", name
+                )
+            seen.add(attribute)
 
 
 def _attribute(plugin: object, name: str) -> Any:
@@ -253,7 +260,7 @@ def _arguments(function: Callable[..., Any], where: str) -> dict[str, inspect.Pa
 def check_hook(function: Callable[..., Any], hook: str, name: str) -> tuple[str, ...]:
     """The rules that every implementation of a hook obeys; the names of its arguments."""
     where = f"{name}.{hook}"
-    wanted = [parameter for parameter in inspect.signature(getattr(Hooks, hook)).parameters if parameter != "self"]
+    wanted = _arguments_of(hook)
     is_async = _is_async(function)
     if is_async and hook not in ASYNC_HOOKS:
         raise PluginError(f"{where} is `async def`, but the hook is a plain function", name)
@@ -270,11 +277,17 @@ def check_hook(function: Callable[..., Any], hook: str, name: str) -> tuple[str,
         if parameter.default is not parameter.empty:
             raise PluginError(f"{where}: {parameter.name} has a default, so pluggy would silently never pass it", name)
     names = tuple(arguments)
-    if list(names) != [argument for argument in wanted if argument in names]:
+    if names != tuple(argument for argument in wanted if argument in names):
         raise PluginError(f"{where} takes its arguments in another order than the hook: {', '.join(wanted)}", name)
     if hook in ("around_call", "around_send") and names[:2] != ("request", "call_next"):
         raise PluginError(f"{where} must take request and call_next", name)
     return names
+
+
+@lru_cache(maxsize=len(HOOKS))
+def _arguments_of(hook: str) -> tuple[str, ...]:
+    """The names of the arguments that a hook has."""
+    return tuple(inspect.signature(getattr(Hooks, hook)).parameters)[1:]
 
 
 def _is_async(function: Callable[..., Any]) -> bool:
@@ -289,15 +302,12 @@ def _is_async(function: Callable[..., Any]) -> bool:
     )
 
 
-def _hooks_of(plugin: object, name: str, is_default: bool) -> list[Hook]:
+def _hooks_of(plugin: object, name: str, methods: Mapping[str, Callable[..., Any]], is_default: bool) -> list[Hook]:
     if isinstance(plugin, FunctionPlugin):
         arguments = tuple(_arguments(plugin.function, name))
         return [Hook(plugin, name, "around_send", plugin.function, arguments, Stage.ATTEMPT, is_default)]
     found: list[Hook] = []
-    for hook in HOOKS:
-        function = _attribute(plugin, hook)
-        if function is None:
-            continue
+    for hook, function in methods.items():
         arguments = check_hook(function, hook, name)
         stage = _stage_of(function, hook, name)
         conditions = _conditions_of(plugin, function, hook, name)
@@ -384,14 +394,10 @@ def _manager_class() -> Any:
             super().__init__(PROJECT)
             self.add_hookspecs(Hooks)
 
-        def add(self, plugin: object, name: str) -> None:
+        def add(self, name: str, methods: Mapping[str, Callable[..., Any]]) -> None:
             """Register, and turn pluggy's words about a bad plugin into ours."""
-            for hook in HOOKS:
-                function = _attribute(plugin, hook)
-                if function is not None:
-                    check_hook(function, hook, name)
             try:
-                self.register(_Shell(plugin), name=name)
+                self.register(_Shell(methods), name=name)
                 self.check_pending()
             except (pluggy.PluginValidationError, ValueError) as error:
                 raise PluginError(f"the plugin {name} is not accepted: {error}", name) from error
@@ -403,17 +409,17 @@ class _Shell:
     """What pluggy sees of a plugin: its hooks and nothing else. So no attribute of the plugin is evaluated that is none
     of ours, and two plugins that compare as equal (dataclasses) are still two."""
 
-    def __init__(self, plugin: object) -> None:
-        self._plugin = plugin
+    def __init__(self, methods: Mapping[str, Callable[..., Any]]) -> None:
+        self._methods = methods
 
     def __dir__(self) -> list[str]:
-        return [hook for hook in HOOKS if _attribute(self._plugin, hook) is not None]
+        return list(self._methods)
 
     def __getattr__(self, name: str) -> Any:
-        function = _attribute(self._plugin, name) if name in HOOKS else None
-        if function is None:
-            raise AttributeError(name)
-        return function
+        try:
+            return self._methods[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 def _manager() -> Any:
