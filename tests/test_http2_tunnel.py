@@ -63,6 +63,14 @@ def next_is_served(h2: Conversation) -> None:
     h2.respond(stream, 200, b"next")
 
 
+def opens_one_that_is_reset(h2: Conversation) -> None:
+    """A script: the client resets the tunnel, and the connection goes on."""
+    stream, _ = h2.await_headers()
+    h2.headers(stream, OPENED)
+    assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
+    next_is_served(h2)
+
+
 async def next_is_fine(session: Any, peer: H2Peer) -> None:
     assert (await session.get(peer.url)).text == "next"
     assert session.stats()[:2] == (1, 1)
@@ -145,13 +153,7 @@ async def test_the_peers_end_leaves_our_side_open(world: World) -> None:
 
 
 async def test_closing_resets_the_stream_alone(world: World) -> None:
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
-        next_is_served(h2)
-
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         async with h2_session(world) as session:
             stream = await tunnel(session, peer)
             stream.close()
@@ -164,14 +166,7 @@ async def test_closing_resets_the_stream_alone(world: World) -> None:
 
 async def test_an_end_that_is_still_to_be_sent_when_the_tunnel_is_closed_has_not_gone_out(world: World) -> None:
     """Closed by somebody else, between two looks."""
-
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
-        next_is_served(h2)
-
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         async with h2_session(world) as session:
             stream: Any = await tunnel(session, peer)
             stream.write_now(bytes(100_000))  # more than the window lets out
@@ -190,13 +185,7 @@ async def test_an_end_that_is_still_to_be_sent_when_the_tunnel_is_closed_has_not
 @pytest.mark.parametrize("end", ["abort", "close"])
 async def test_a_write_that_finds_the_tunnel_ended_from_here_says_so(world: World, end: str) -> None:
     """Somebody else ended it just after the writer has looked."""
-
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
-
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         async with h2_session(world) as session:
             stream: Any = await tunnel(session, peer)
             push = stream._push
@@ -209,6 +198,7 @@ async def test_a_write_that_finds_the_tunnel_ended_from_here_says_so(world: Worl
             with pytest.raises(ConnectionAbortedError):
                 stream.write_now(b"x")
             stream.close()
+            await next_is_fine(session, peer)
 
 
 def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
@@ -223,11 +213,6 @@ def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
             if next(asked) < 2:
                 both.wait(PATIENCE)
             return self.__dict__["_connection"]
-
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
 
     def wait() -> None:
         try:
@@ -250,21 +235,16 @@ def test_threads_that_come_to_wait_at_once_are_told_apart() -> None:
             join_all(threads)
             stream.__class__ = TunnelStream
             stream.close()
+            await next_is_fine(session, peer)
 
     stream: Any = None
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         world.run(opened)
     assert {type(outcome) for outcome in outcomes} == {Busy, type(None)}, outcomes
 
 
 async def test_a_dropped_tunnel_is_reset(world: World) -> None:
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
-        next_is_served(h2)
-
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         async with h2_session(world) as session:
             stream = await tunnel(session, peer)
             del stream
@@ -274,13 +254,7 @@ async def test_a_dropped_tunnel_is_reset(world: World) -> None:
 
 @pytest.mark.parametrize("how", ["unread", "closed"])
 async def test_a_tunnel_that_nobody_takes_is_reset(world: World, how: str) -> None:
-    def script(h2: Conversation) -> None:
-        stream, _ = h2.await_headers()
-        h2.headers(stream, OPENED)
-        assert h2.await_frame(RstStreamFrame, stream).error_code == CANCEL
-        next_is_served(h2)
-
-    with H2Peer(script) as peer:
+    with H2Peer(opens_one_that_is_reset) as peer:
         async with h2_session(world) as session:
             response = await session.send(connecting(peer))
             if how == "closed":
