@@ -20,6 +20,7 @@ from plugwire_transports.http2.connection import HTTP2Connection
 from plugwire_transports.http2.exchange import HTTP2Exchange
 from plugwire_transports.http2.sharing import SharedConnection
 from plugwire_transports.http2.wire import Wire
+from worlds import in_time
 
 SIZE = 600_000
 """More than half of a stream's window: reading it gives some back."""
@@ -434,10 +435,7 @@ def test_a_finaliser_waits_for_no_lock(deed: str) -> None:
             "ends the session": connection.abort,
         }
         with connection.lock:
-            thread = threading.Thread(target=deeds[deed], daemon=True)
-            thread.start()
-            thread.join(20)
-            assert not thread.is_alive(), "it waits for the lock"
+            in_time(deeds[deed])  # it does not wait for the lock
             assert crowd.dropped.stream is not None
             assert len(connection._followers) == 2
             connection._leader = None if deed == "ends the session" else connection._leader
@@ -490,10 +488,7 @@ def test_an_abort_while_another_one_sees_to_wishes_is_seen(monkeypatch: pytest.M
         def granting(self: SharedConnection) -> None:
             grant(self)
             monkeypatch.undo()
-            thread = threading.Thread(target=connection.abort, daemon=True)
-            thread.start()
-            thread.join(20)
-            assert not thread.is_alive()
+            in_time(connection.abort)
             assert not connection.is_closed
 
         monkeypatch.setattr(SharedConnection, "_grant", granting)

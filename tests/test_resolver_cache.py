@@ -23,7 +23,7 @@ from plugwire.protocols import Address
 from plugwire.testing import Server
 from plugwire.testing.interrupts import Interrupts
 from plugwire_transports import SystemResolver, resolver
-from worlds import World
+from worlds import World, in_time
 
 CLOSE = {"Connection": "close"}
 PATIENT = Timeout(connect=60)
@@ -318,10 +318,7 @@ def test_a_call_that_waits_for_a_name_is_dropped_in_the_midst_of_a_step(
         with look_up.names._lock if lock == "of the names" else threads._lock:
             task.get_coro().close()  # type: ignore[union-attr]
 
-    thread = threading.Thread(target=drop, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive(), "it waits for itself"
+    in_time(drop)
     assert not look_up.waiters
     look_up.run()  # its turn has come
     assert not look_up.names._looking

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from math import inf
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from plugwire.drive import drive
 from plugwire_transports import tls_sessions
 from plugwire_transports.tls import TLSSecurer
 from tls_peer import CA_PEM, Peer, Wire, route_to, secured, server_context
+from worlds import in_time
 
 if TYPE_CHECKING:
     from plugwire.protocols import TLSInfo
@@ -155,7 +155,4 @@ def test_the_collector_closes_a_stream_in_the_midst_of_a_step_of_the_store() -> 
         store.keep(route, tls)
         store.take(route, tls.context)
 
-    thread = threading.Thread(target=use, daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive(), "it waits for itself"
+    in_time(use)

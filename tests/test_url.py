@@ -15,6 +15,7 @@ import pytest
 import plugwire.url
 from plugwire.errors import InvalidURL, UsageError
 from plugwire.url import CACHE_SIZE, URL, Origin
+from worlds import in_time
 
 MEANINGS = [
     # as written, as meant
@@ -579,10 +580,7 @@ def test_a_url_is_made_in_the_midst_of_remembering_another_one(monkeypatch: pyte
             return CACHE_SIZE // other
 
     monkeypatch.setattr("plugwire.url.CACHE_SIZE", Size(CACHE_SIZE))
-    thread = threading.Thread(target=URL, args=("http://h/made-around-it",), daemon=True)
-    thread.start()
-    thread.join(20)
-    assert not thread.is_alive(), "it waits for itself"
+    in_time(lambda: URL("http://h/made-around-it"))
     assert URL("http://h/made-around-it") is URL("http://h/made-around-it")
 
 
