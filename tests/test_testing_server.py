@@ -193,6 +193,28 @@ def test_nothing_is_left_when_the_server_ends_under_open_connections(way: Way) -
     gc.collect()
 
 
+class SlowToAccept(Server):
+    """Accepts nothing until it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may = threading.Event()
+
+    def _accept(self, listener: Any) -> None:
+        assert self.may.wait(PATIENCE)
+        super()._accept(listener)
+
+
+def test_a_connection_that_is_not_accepted_yet_is_not_closed_yet() -> None:
+    with SlowToAccept() as server:
+        socket.create_connection(("127.0.0.1", server.port)).close()
+        assert not server.wait_closed(0.001)
+        server.may.set()
+        assert server.wait_closed()
+        assert (server.accepted, server.open_connections) == (1, 0)
+    assert server.wait_closed()  # nor does it ask a listener that is gone
+
+
 def test_leaving_waits_for_a_handler_that_is_at_work() -> None:
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 

@@ -3,8 +3,8 @@ and an end after which no thread and no socket is left.
 
 Rules: a thread that stands in `recv` is woken by shutting its socket down, not by closing it (closing under a running
 system call does not wake it, and the number may meanwhile mean another socket). Each thread closes its own socket. The
-listener is woken by a connection of our own, behind which no other stands: what was connected before is served, however
-little of its time is left.
+listener is woken by a connection of our own, a knock. Connections are accepted in the order in which they came, so when
+the knock is, all that came before it are known, and served, however little of their time is left.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Loopback(ABC):
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
         self._changed = threading.Condition()
-        self._knock: object = None
+        self._knocks: dict[object, bool] = {}  # where they come from, and whether it is the last
         self._is_over = False
 
     @property
@@ -73,7 +73,16 @@ class Loopback(ABC):
         return len(self._open)
 
     def wait_closed(self, patience: float = PATIENCE) -> bool:
-        """Wait until every connection is closed on this side too; False if `patience` seconds were not enough."""
+        """Wait until every connection is closed on this side too, also one that the client has opened and closed and
+        that is still to be accepted; False if `patience` seconds were not enough for one of the two.
+        """
+        if self._listener is not None:
+            try:
+                self._knock(patience)
+            except TimeoutError:
+                return False
+            except ConnectionError:  # closed meanwhile
+                pass
         with self._changed:
             return self._changed.wait_for(lambda: not self._open, patience)
 
@@ -102,11 +111,8 @@ class Loopback(ABC):
         listener, self._listener = self._listener, None
         if listener is None or self._acceptor is None:
             return
-        with socket.socket() as knock:
-            knock.bind(("127.0.0.1", 0))
-            self._knock = knock.getsockname()
-            knock.connect(("127.0.0.1", self.port))
-            self._acceptor.join()
+        self._knock(None, is_last=True)
+        self._acceptor.join()
         listener.close()
         self._last_moment()
         with self._changed:
@@ -115,6 +121,15 @@ class Loopback(ABC):
                 self._end(sock)
         for thread in self._threads:
             thread.join()
+
+    def _knock(self, patience: float | None, *, is_last: bool = False) -> None:
+        """Wait until all that were connected before are accepted; after the last knock nothing is."""
+        with socket.socket() as knock:
+            knock.settimeout(patience)
+            knock.bind(("127.0.0.1", 0))
+            self._knocks[knock.getsockname()] = is_last
+            knock.connect(("127.0.0.1", self.port))
+            knock.recv(1)  # ends when it is accepted
 
     def _end(self, sock: socket.socket) -> None:
         """Make the thread of this connection end. Called from another one, which holds `_changed`."""
@@ -129,9 +144,12 @@ class Loopback(ABC):
                 sock, address = listener.accept()
             except ConnectionError:  # reset before it was accepted, on some systems
                 continue
-            if address == self._knock:
+            is_last = self._knocks.pop(address, None)
+            if is_last is not None:
                 sock.close()
-                return
+                if is_last:
+                    return
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._changed:
                 number, self.accepted = self.accepted, self.accepted + 1
@@ -170,10 +188,10 @@ class Loopback(ABC):
         try:
             secured.do_handshake()
         except BaseException:
+            secured.close()
             with self._changed:
                 self._open.discard(secured)
                 self._changed.notify_all()
-            secured.close()
             raise
         return secured
 
