@@ -6,6 +6,8 @@ import asyncio
 import errno
 import gc
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +158,17 @@ async def test_a_day_passes_and_nobody_has_slept(world: World, server: Server) -
         assert faults.clock_ahead == DELAY.seconds
         faults.stop()
         assert (await session.get(f"{server.url}/hello")).ok
+
+
+def test_an_interrupt_comes_in_the_first_run_of_a_process_too() -> None:
+    program = (
+        "import plugwire\n"
+        "from plugwire.testing.interrupts import Interrupts\n"
+        "interrupts = Interrupts(0)\n"
+        "interrupts.run(lambda: plugwire.Headers([('a', 'b')]))\n"
+        "print(interrupts.count)\n"
+    )
+    assert int(subprocess.check_output([sys.executable, "-c", program], timeout=PATIENCE)) > 0
 
 
 async def test_a_byte_at_a_time_changes_nothing(world: World, server: Server) -> None:

@@ -84,6 +84,8 @@ class Interrupts:
 
     def run(self, function: Callable[[], T]) -> T:
         """Call `function` in this thread, and raise in the midst of it."""
+        # CPython 3.12 traces opcodes only if some frame has asked for it before; the first run would see none of them.
+        sys._getframe().f_trace_opcodes = True  # pyright: ignore[reportPrivateUsage]  (documented)
         before = sys.gettrace()
         sys.settrace(self._enter)
         try:
