@@ -26,7 +26,7 @@ from plugwire.testing.peer import (
     tell,
     wait_for,
 )
-from worlds import World
+from worlds import PATIENCE, World
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhi"
@@ -72,6 +72,22 @@ async def test_ends_in_every_way(world: World, tls: bool, end: Callable[[], Step
             else:
                 with pytest.raises((plugwire.IncompleteBody, plugwire.ConnectionClosed)):
                     await session.get(peer.url)
+
+
+def test_connections_stand_in_the_order_in_which_they_were_accepted() -> None:
+    second = threading.Event()
+
+    class Late(ScriptedPeer):
+        def _serve(self, sock: socket.socket, number: int) -> None:
+            assert number or second.wait(PATIENCE)
+            super()._serve(sock, number)
+
+    with Late([expect(b"a")], [expect(b"b"), tell(second)]) as peer:
+        for data in (b"a", b"b"):
+            with socket.create_connection(("127.0.0.1", peer.port)) as sock:
+                sock.sendall(data)
+        assert peer.wait_closed()
+    assert peer.received == [b"a", b"b"]
 
 
 async def test_reads_whole_requests(world: World) -> None:

@@ -23,6 +23,7 @@ import select
 import socket
 import ssl
 import struct
+from bisect import insort
 from typing import TYPE_CHECKING, TypeAlias
 
 from plugwire.testing.loopback import PATIENCE, Loopback, say_goodbye
@@ -152,7 +153,7 @@ class ScriptedPeer(Loopback):
     def _serve(self, sock: socket.socket, number: int) -> None:
         connection = PeerConnection(sock, number, self._changed)
         with self._changed:
-            self.connections.append(connection)
+            insort(self.connections, connection, key=lambda one: one.number)  # whose thread is first is chance
         if number >= len(self._scripts) and not (self._repeat and self._scripts):
             self.failures.append(f"connection {number + 1} was opened, {len(self._scripts)} are in the script")
             _reset(sock)
