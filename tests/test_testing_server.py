@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from plugwire.testing import Mock, Server, certificates
 from plugwire.testing.fixtures import plugwire_mock, plugwire_server  # noqa: F401  (fixtures)
 from plugwire.testing.mock import MockHandler
 from plugwire.testing.server import PatternBody
-from worlds import PATIENCE, World
+from worlds import PATIENCE, World, in_time
 
 
 class Way(NamedTuple):
@@ -213,6 +214,24 @@ def test_a_connection_that_is_not_accepted_yet_is_not_closed_yet() -> None:
         assert server.wait_closed()
         assert (server.accepted, server.open_connections) == (1, 0)
     assert server.wait_closed()  # nor does it ask a listener that is gone
+
+
+def test_no_time_is_not_enough_to_know_that_all_is_closed() -> None:
+    with Server() as server:
+        assert not server.wait_closed(0)
+        assert not server.wait_closed(-1)
+        assert server.wait_closed()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_leaving_does_not_wait_for_who_accepts_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    def accept(sock: socket.socket) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    with Server() as server:
+        in_time(server.wait_closed)
+        in_time(server.close)
 
 
 def test_leaving_waits_for_a_handler_that_is_at_work() -> None:

@@ -4,7 +4,8 @@ and an end after which no thread and no socket is left.
 Rules: a thread that stands in `recv` is woken by shutting its socket down, not by closing it (closing under a running
 system call does not wake it, and the number may meanwhile mean another socket). Each thread closes its own socket. The
 listener is woken by a connection of our own, a knock. Connections are accepted in the order in which they came, so when
-the knock is, all that came before it are known, and served, however little of their time is left.
+the knock is, all that came before it are known, and served, however little of their time is left. Who accepts closes
+the listener, whatever ends it, so that no knock waits for one that will accept nothing more.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class Loopback(ABC):
         """
         if self._listener is not None:
             try:
-                self._knock(patience)
-            except TimeoutError:
+                self._knock(max(patience, 0.0))
+            except (TimeoutError, BlockingIOError):  # the latter of a socket that may not wait at all
                 return False
             except ConnectionError:  # closed meanwhile
                 pass
@@ -96,7 +97,7 @@ class Loopback(ABC):
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(
-            target=self._accept, args=(self._listener,), name=f"{type(self).__name__}-{self.port}", daemon=True
+            target=self._listen, args=(self._listener,), name=f"{type(self).__name__}-{self.port}", daemon=True
         )
         self._acceptor.start()
         return self
@@ -108,12 +109,14 @@ class Loopback(ABC):
 
     def close(self) -> None:
         """Close every connection and end every thread. Idempotent."""
-        listener, self._listener = self._listener, None
-        if listener is None or self._acceptor is None:
+        is_listening, self._listener = self._listener is not None, None
+        if not is_listening or self._acceptor is None:
             return
-        self._knock(None, is_last=True)
+        try:
+            self._knock(None, is_last=True)
+        except ConnectionError:  # nobody accepts any more: that has failed, as its thread has told
+            pass
         self._acceptor.join()
-        listener.close()
         self._last_moment()
         with self._changed:
             self._is_over = True
@@ -137,6 +140,10 @@ class Loopback(ABC):
 
     def _last_moment(self) -> None:  # noqa: B027  (may be overridden, need not)
         """No new connection can come; those that are there are about to be shut down."""
+
+    def _listen(self, listener: socket.socket) -> None:
+        with listener:
+            self._accept(listener)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
