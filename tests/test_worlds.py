@@ -89,3 +89,16 @@ def test_a_thread_that_never_waits_is_told_where() -> None:
     finally:
         over.set()
         thread.join(30)
+
+
+def test_a_thread_that_is_held_up_by_the_disk_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "PATIENCE", 30)
+    states = iter("R" + "D" * 40 + "S" * 19 + "R" + "S" * 20)
+    monkeypatch.setattr(worlds, "_state", lambda thread: next(states))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
+    thread.start()
+    worlds.until_it_waits(thread)
+    assert not list(states)
+    over.set()
+    thread.join(30)

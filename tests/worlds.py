@@ -267,17 +267,22 @@ def in_time(function: Callable[[], object]) -> None:
 
 
 def until_it_waits(thread: threading.Thread) -> None:
-    """Return when the thread waits in a system call, or has ended. Linux says of each thread in which call it stands;
-    because a thread that waits for its turn to run stands in one too, it must be seen in one many times in a row."""
+    """Return when the thread waits for what others do, or has ended. Linux says of each thread whether it runs, or may
+    (R), whether the disk holds it up (D), or whether it sleeps (S); because a thread that waits for its turn to run
+    Python sleeps too, it must be seen asleep many times in a row."""
     seen, until = 0, time.monotonic() + PATIENCE
     while seen < 20 and thread.is_alive():
         assert time.monotonic() < until, f"it never waits:\n{_stack(thread)}"
-        try:
-            with open(f"/proc/self/task/{thread.native_id}/syscall") as file:
-                seen = 0 if file.read().startswith("running") else seen + 1
-        except OSError:  # it has just ended
-            return
+        seen = seen + 1 if _state(thread) == "S" else 0
         time.sleep(0.0005)
+
+
+def _state(thread: threading.Thread) -> str:
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:  # it has just ended
+        return ""
 
 
 def _stack(thread: threading.Thread) -> str:
