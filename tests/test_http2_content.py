@@ -1191,7 +1191,7 @@ async def test_a_window_is_given_back_to_an_upload_whose_answer_comes_though_ano
         h2.respond(waiting, 200, b"leads")
 
     with H2Peer(script) as peer:
-        async with world.session(http_versions=("h2",), timeout=Timeout(read=20, write=3)) as session:
+        async with world.session(http_versions=("h2",), timeout=Timeout(read=30, write=20)) as session:
             leader = world.in_background(session.get, f"{peer.url}/leads")
             assert await world.runtime().run_blocking(begun.wait, 30)
             await world.settle()

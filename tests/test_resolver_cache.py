@@ -23,7 +23,7 @@ from plugwire.protocols import Address
 from plugwire.testing import Server
 from plugwire.testing.interrupts import Interrupts
 from plugwire_transports import SystemResolver, resolver
-from worlds import World, in_time
+from worlds import PATIENCE, World, in_time
 
 CLOSE = {"Connection": "close"}
 PATIENT = Timeout(connect=60)
@@ -385,14 +385,14 @@ async def test_a_system_without_threads_is_an_error_of_ours(
 def test_an_interrupt_anywhere_holds_no_lock_and_no_place(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     names["h.example"] = ["127.0.0.2"]
     monkeypatch.setattr(resolver, "MAX_THREADS", 1)
-    for number in count():  # 0 interrupts nothing; CPython 3.12 traces opcodes from the second time on only
+    for number in count(1):
         interrupts = Interrupts(number, directories=(resolver.__file__,))
-        with plugwire.Session(transports=[Refusing()], timeout=5) as session:
+        with plugwire.Session(transports=[Refusing()], timeout=PATIENCE) as session:
             with pytest.raises((KeyboardInterrupt, ConnectError)):
                 interrupts.run(lambda: session.get("http://h.example/"))
             with pytest.raises(ConnectError, match="nobody is there"):
                 session.get("http://h.example/")
-        if number and not interrupts.was_raised:
+        if not interrupts.was_raised:
             break
     assert number > 30
 
@@ -430,7 +430,7 @@ def test_the_child_of_a_fork_waits_for_no_thread_of_its_parent(
             try:
                 names._held.clear()
                 names.asked.clear()
-                ok = session.get(url(server), timeout=5).ok and session.get(url(server, "kept.example")).ok
+                ok = session.get(url(server), timeout=PATIENCE).ok and session.get(url(server, "kept.example")).ok
                 status = 0 if ok and names.asked == ["h.example"] else 2
             finally:
                 os._exit(status)
