@@ -143,6 +143,80 @@ async def test_the_order_of_questions(
     assert notes == expected
 
 
+@pytest.mark.parametrize("is_signed", [False, True], ids=["", "signed"])
+@pytest.mark.parametrize("options", [{}, {"observe": lambda event: None}], ids=["", "observed"])
+async def test_each_tier_sees_its_own_request_though_one_handler_asks_both(
+    world: World, options: dict[str, Any], is_signed: bool
+) -> None:
+    class Signs:
+        @hookimpl(stage="sign")
+        async def around_send(self, request: Any, call_next: Any) -> Any:
+            request.headers["x-signature"] = "1"
+            return await call_next(request)
+
+    class InBoth:
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, list[str]]] = []
+
+        def always(self, response: Any) -> bool:
+            return True
+
+        def note(self, request: Any, call: Any) -> bool:
+            self.seen.append((call.attempt, [name.lower() for name in request.headers]))
+            return False
+
+        @hookimpl(stage="call", if_request=note, if_response=always)
+        async def around_call(self, request: Any, call_next: Any, call: Any) -> AsyncResponse:
+            self.note(request, call)
+            return await call_next(request)  # type: ignore[no-any-return]  # Any
+
+        @hookimpl(stage="sign", if_request=note, if_response=always)
+        async def around_send(self, request: Any, call_next: Any, call: Any) -> AsyncResponse:
+            self.note(request, call)
+            return await call_next(request)  # type: ignore[no-any-return]  # Any
+
+    both, mock = InBoth(), busy_once()
+    plugins = [both, Signs()] if is_signed else [both]
+    async with world.session(plugins=plugins, transports=[mock], headers={"x-session": "1"}, defaults=False) as session:
+        assert (await session.get("http://h/", headers={"x-own": "1"}, **options)).text == "hello"
+    called, sent = ["x-own"], ["host", "x-session", "x-own"]
+    # Asked on the way down, then entered by the response, from within.
+    assert both.seen == [(0, called), (1, sent), (1, sent), (1, called)]
+    assert len(mock.calls) == 1
+
+
+@pytest.mark.parametrize("ways", ["MARK", "mark"])
+async def test_the_name_of_a_field_is_a_condition(world: World, ways: str) -> None:
+    class Marked:
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        @hookimpl(stage="call", if_response="X-Mark")
+        async def around_call(self, request: Any, call_next: Any) -> Any:
+            self.seen.append(request.url.path)
+            return await call_next(request)
+
+        @hookimpl(if_response="etag")
+        async def around_send(self, request: Any, call_next: Any) -> Any:
+            self.seen.append(f"{request.url.path} etag")
+            return await call_next(request)
+
+    marked = Marked()
+    name = f"x-{ways}"
+    mock = {
+        "/first": Response(200, headers={name: "1"}),
+        "/both": Response(200, headers={"ETag": "1", name: "1"}),
+        "/neither": Response(200, headers={"a": "x-mark: 1", "xx-mark": "1", "x-mark-x": "1"}),
+        "/back": Response(302, headers={"Location": "/first", "ETag": "1"}),
+    }
+    with Server(mock) as server:
+        async with world.session(plugins=[marked]) as session:
+            for path in ("/first", "/neither", "/both", "/back"):
+                assert (await session.get(server.url + path)).status_code == 200
+    # By the last one, too: what a redirect in between led to is looked at anew.
+    assert marked.seen == ["/first", "/both etag", "/both", "/back etag", "/back"]
+
+
 async def test_around_read_wraps_the_bodies_that_need_it(world: World) -> None:
     class Loud(WatchedBody):
         async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -235,6 +309,9 @@ async def waits(self: Any, response: Any) -> bool:
         ("around_read", {"if_request": lambda self, request, call: True}, "if_request means nothing"),
         ("around_send", {"if_response": waits}, r"if_response must be a plain function of \(self, response\)"),
         ("around_send", {"if_response": 503}, "if_response must be a plain function"),
+        ("around_send", {"if_response": "no name"}, "if_response must be a plain function .* or the name of a field"),
+        ("around_send", {"if_request": "accept"}, "if_request must be a plain function"),
+        ("session_opened", {"if_response": "etag"}, "if_response means nothing"),
         ("around_send", {"if_response": lambda response: True}, r"if_response must take \(self, response\)"),
         ("around_send", {"if_request": lambda self, request: True}, r"if_request must take \(self, request, call\)"),
     ],

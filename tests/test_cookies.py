@@ -226,7 +226,7 @@ async def test_the_plugin_is_not_entered_where_there_is_nothing_to_do(
     real = Cookies.around_send
 
     class Seen(Cookies):
-        @hookimpl(stage="auth", if_request=Cookies.has_cookies, if_response=Cookies.sets_cookies)
+        @hookimpl(stage="auth", if_request=Cookies.has_cookies, if_response="set-cookie")
         async def around_send(self, request: Request, call_next: Any, call: Any) -> Any:
             entered.append(request.url.path)
             return await real(self, request, call_next, call)

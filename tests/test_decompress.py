@@ -261,10 +261,7 @@ class Asked(Decompress):
 
     bodies = 0
 
-    def is_coded(self, response: AsyncResponse) -> bool:
-        return "content-encoding" in response.headers
-
-    @plugwire.hookimpl(stage="decode", if_response=is_coded)
+    @plugwire.hookimpl(stage="decode", if_response="content-encoding")
     def around_read(self, response: AsyncResponse, body: Body, call: Any) -> Body:
         self.bodies += 1
         return super().around_read(response, body, call)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from plugwire.errors import InvalidHeader, UsageError
-from plugwire.headers import Headers
+from plugwire.headers import FieldNames, Headers
 
 TCHAR = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 VALUE_CHARS = "\t" + "".join(map(chr, range(0x20, 0x7F))) + "".join(map(chr, range(0x80, 0x100)))
@@ -190,6 +190,20 @@ def test_look_ups_in_a_block_equal_a_naive_parse(pairs: list[tuple[str, str]], b
     check_against(headers, pairs, asked)
     assert headers.encoded() == block
     assert headers == Headers(pairs) == Headers.from_pairs(list(pairs))
+
+
+@given(pairs=fields, wanted=st.lists(few_names | names, min_size=1, max_size=3))
+def test_names_that_are_looked_for_at_once_are_those_that_are_found(
+    pairs: list[tuple[str, str]], wanted: list[str]
+) -> None:
+    here = {name.lower() for name, _ in pairs}
+    expected = any(name.lower() in here for name in wanted)
+    look = FieldNames(wanted)
+    as_list, as_lines = Headers.from_block(as_block(pairs)), Headers.from_pairs(list(pairs))
+    assert list(as_list) == distinct(pairs)
+    assert [look.any_in(headers) for headers in (Headers.from_block(as_block(pairs)), as_list, as_lines)] == [
+        expected
+    ] * 3
 
 
 def test_names_in_a_block_that_end_or_begin_like_others() -> None:

@@ -26,7 +26,7 @@ from plugwire.errors import (
 from plugwire.events import Attempt, CallStep, Close, Event, Open, PoolWait
 from plugwire.hookspecs import Stage
 from plugwire.messages import AsyncResponse
-from plugwire.pipeline import Layer, compile_chain, layers_of
+from plugwire.pipeline import ATTEMPT, Layer, compile_chain, layers_of
 from plugwire.pool import Pool, PoolStats
 from plugwire.pool_places import Share, Slot, Ticket
 from plugwire.pool_table import COMPANY
@@ -315,8 +315,8 @@ class Engine:
                 raise PluginError(what, call.holder) from error
             raise
 
-    async def _observed(self, inner: Handler, request: Request, call: Call, kind: Any) -> AsyncResponse:
-        with call.step(kind, request=request) as step:
+    async def _observed(self, inner: Handler, request: Request, call: Call) -> AsyncResponse:
+        with call.step(Attempt, request=request) as step:
             response = await inner(request, call)
             step.note(status=getattr(response, "status_code", 0))  # what is no response, is refused further out
             return response
@@ -332,22 +332,19 @@ class Engine:
         key = (has_auth, frozenset(absent))
         chain = self._chains.get(key)
         if chain is None:
-            layers = [layer for layer in self.layers if id(layer.plugin) not in absent]
-            auth = Layer(Stage.AUTH, "auth", "around_send", _authorize, True, None, True) if has_auth else None
-            chain = self._chains[key] = compile_chain(layers, self._attempts, self._exchange, auth)
+            # Outermost at its stage is what stands before the plugins there.
+            layers = [Layer(Stage.PREPARE, "", ATTEMPT, self._observed, True, None, True, self._begin)]
+            if has_auth:
+                layers.append(Layer(Stage.AUTH, "auth", "around_send", _authorize, True, None, True))
+            layers += [layer for layer in self.layers if id(layer.plugin) not in absent]
+            chain = self._chains[key] = compile_chain(layers, self._exchange)
         return chain
 
-    def _attempts(self, sending: Handler) -> Handler:
-        """Begin an attempt: count it, prepare the request, send it on its way."""
-
-        def attempt(request: Request, call: Call) -> Any:
-            call.attempt += 1
-            call.session.prepare(request, call)
-            if call.watchers is None:
-                return sending(request, call)
-            return self._observed(sending, request, call, Attempt)
-
-        return attempt
+    def _begin(self, request: Request, call: Call) -> bool:
+        """Begin an attempt: count it, prepare the request. True if somebody wants to hear of it."""
+        call.attempt += 1
+        call.session.prepare(request, call)
+        return call.watchers is not None
 
     async def _exchange(self, request: Request, call: Call) -> AsyncResponse:
         """The wire: find a connection, send, receive the head. Replays once what a reused connection lost."""

@@ -379,6 +379,27 @@ class Headers(MutableMapping[str, str]):
 _new = Headers.__new__
 
 
+class FieldNames:
+    """Some names, to be looked for at once: that nothing of what is seldom there is there costs one search."""
+
+    __slots__ = ("_first", "_keys", "_later")
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._keys = frozenset(_key(name) for name in names)
+        one = b"(?:" + b"|".join(re.escape(key.encode()) for key in sorted(self._keys)) + b"):"
+        # Two patterns: one that begins with LF is searched for by LF, and one for both would be tried at each byte.
+        self._later = re.compile(b"\n" + one, re.IGNORECASE).search
+        self._first = re.compile(one, re.IGNORECASE).match
+
+    def any_in(self, headers: Headers) -> bool:
+        """True if `headers` has a field of one of these names."""
+        fields = headers._fields  # pyright: ignore[reportPrivateUsage]  # a part of Headers
+        block = fields.block
+        if fields.keys is not None or block is None:
+            return not self._keys.isdisjoint(fields.parsed_keys())
+        return self._later(block) is not None or self._first(block) is not None
+
+
 class _Fields:
     """The content of one or more Headers. Never changes once a Headers holds it, apart from derived forms that are
     filled in. At least one of `lines` and `block` is there."""
@@ -557,7 +578,7 @@ def _checked_name(name: object) -> str:
 
 @lru_cache(1024)
 def _token(name: str) -> str:
-    if _TOKEN.fullmatch(name) is None:
+    if not is_token(name):
         what = "is empty" if not name else "holds a character that is not allowed (RFC 9110, 5.1)"
         raise InvalidHeader(f"field name {_short(name)} {what}")
     return name
@@ -616,11 +637,16 @@ def _key(name: str | bytes) -> str:
     return name.lower() if name.isascii() else ""
 
 
+def is_token(name: str) -> bool:
+    """True for what can be a field's name (RFC 9110, 5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
+
+
 @lru_cache(1024)
 def _needle(name: str) -> bytes:
     """What to look for in `_Fields.lower`."""
     # A name with a colon or LF in it must not be found across the border of name and value. No valid block has NUL.
-    return b"\n" + name.lower().encode() + b":" if _TOKEN.fullmatch(name) else b"\0"
+    return b"\n" + name.lower().encode() + b":" if is_token(name) else b"\0"
 
 
 def _join(name: str | bytes, values: list[str]) -> str:

@@ -65,7 +65,7 @@ def hookimpl(
     *,
     stage: str | None = None,
     if_request: Callable[[Any, Request, Call], bool] | None = None,
-    if_response: Callable[[Any, AsyncResponse], bool] | None = None,
+    if_response: Callable[[Any, AsyncResponse], bool] | str | None = None,
 ) -> Callable[[F], F]: ...
 def hookimpl(
     function: F | None = None,
@@ -73,7 +73,7 @@ def hookimpl(
     *,
     stage: str | None = None,
     if_request: Callable[[Any, Request, Call], bool] | None = None,
-    if_response: Callable[[Any, AsyncResponse], bool] | None = None,
+    if_response: Callable[[Any, AsyncResponse], bool] | str | None = None,
 ) -> F | Callable[[F], F]:
     """Mark a method as the implementation of the hook of its name.
 
@@ -93,8 +93,8 @@ def hookimpl(
             default. Only for around_call (the first four), around_send (the last five) and around_read (any).
         if_request: `(self, request, call) -> bool`, asked on the way down; for around_call and around_send. Plain and
             quick; it changes nothing.
-        if_response: `(self, response) -> bool`, asked of the response that comes from below; for these two and
-            around_read.
+        if_response: `(self, response) -> bool`, asked of the response that comes from below; or the name of a header
+            field: if the response has one. For these two and around_read.
 
     Raises:
         UsageError: there is no such stage.

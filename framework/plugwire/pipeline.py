@@ -3,7 +3,7 @@
 A chain is a `Handler`: `await handler(request, call)`. It is built from the inside out:
 
     call tier (call > decode > redirect > retry)            once for each call
-        begin an attempt, `prepare`                         the core
+        begin an attempt, `prepare`                         the core: `Engine._begin`
             send tier (prepare > auth > cache > attempt > sign)
                 the wire                                    the core
 
@@ -11,16 +11,18 @@ Within a stage list order holds: first listed is outermost. A plugin that is not
 
 Middleware with a condition (`hookimpl(if_request=, if_response=)`) that stands side by side shares one handler: it asks
 the conditions, and enters only who is needed. So what is not needed costs a question, where a layer would cost a
-coroutine, a `Next` and a snapshot of the request.
+coroutine, a `Next` and a snapshot of the request. The begin of an attempt is such a question too, one that also acts:
+a session that has but the default plugins has one handler for both tiers.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from plugwire.call import Next, returned_no_response
 from plugwire.errors import PluginError
-from plugwire.hookspecs import Stage
+from plugwire.headers import FieldNames
 from plugwire.messages import AsyncResponse
 from plugwire.protocols import Body
 
@@ -28,8 +30,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from plugwire.call import Call, Handler
+    from plugwire.hookspecs import Stage
     from plugwire.messages import Request
     from plugwire.registry import Hook
+
+
+ATTEMPT: Final = "begin an attempt"
+"""In the place of a hook's name, in the layer that is the core's."""
 
 
 class Layer(NamedTuple):
@@ -43,7 +50,12 @@ class Layer(NamedTuple):
     plugin: object
     is_default: bool
     if_request: Callable[[Request, Call], bool] | None = None
-    if_response: Callable[[AsyncResponse], bool] | None = None
+    if_response: Callable[[AsyncResponse], bool] | str | None = None
+
+    @property
+    def is_attempt(self) -> bool:
+        """True for the core's begin of an attempt, which gets the handler below and not a `Next`."""
+        return self.hook == ATTEMPT
 
     @property
     def is_conditional(self) -> bool:
@@ -82,57 +94,32 @@ def _reader(hook: Hook) -> Callable[[AsyncResponse, Body, Call], Body]:
     return read
 
 
-def compile_chain(
-    layers: list[Layer], attempt: Callable[[Handler], Handler], wire: Handler, auth: Layer | None
-) -> Handler:
+def compile_chain(layers: list[Layer], wire: Handler) -> Handler:
     """The chain of a session.
 
     Args:
-        layers: outermost first.
-        attempt: wraps the send tier in the core's begin of an attempt.
-        wire: the innermost handler.
-        auth: the core's layer at stage `auth`, outside of the plugins there; None for a call without auth.
+        layers: in any order; of those at one stage the outermost first. One of them begins the attempt.
+        wire: the innermost handler. It leaves the request that it gets as it is, but for its `headers`, which it
+            replaces and does not change.
     """
-    outer = [layer for layer in layers if layer.stage.is_in_call_tier]
-    inner = [layer for layer in layers if not layer.stage.is_in_call_tier]
-    if auth is not None:
-        place = sum(layer.stage < Stage.AUTH for layer in inner)
-        inner.insert(place, auth)
-    sending, is_as_given = _wrapped(inner, wire, "the transport", True, fix_origin=True)
-    below = inner[0].name if inner else "the transport"
-    return _wrapped(outer, attempt(sending), below, is_as_given, fix_origin=False)[0]
-
-
-def _wrapped(
-    layers: list[Layer], handler: Handler, below: str, is_as_given: bool, *, fix_origin: bool
-) -> tuple[Handler, bool]:
-    """The handler with the layers around it.
-
-    Args:
-        below: whom the handler begins with, for errors.
-        is_as_given: what is below leaves the request that it gets as it is, but for its `headers`, which it replaces
-            and does not change. The same is returned of the result.
-    """
+    handler, below, is_as_given = wire, "the transport", True
     run: list[Layer] = []
-    for layer in reversed(layers):
+    for layer in sorted(layers, key=lambda layer: layer.stage)[::-1]:
         if layer.is_conditional:
             run.insert(0, layer)
             continue
-        if run:
-            handler, below, run = _run(run, handler, below, is_as_given, fix_origin), run[0].name, []
+        handler, below, run = *_run(run, handler, below, is_as_given), []
         if layer.hook == "around_read":
             handler = _read_layer(layer, handler, below)
         else:
-            handler = _layer(layer, handler, below, fix_origin)
+            handler = _layer(layer, handler, below)
             is_as_given = False
         below = layer.name
-    if run:
-        handler = _run(run, handler, below, is_as_given, fix_origin)
-    return handler, is_as_given
+    return _run(run, handler, below, is_as_given)[0]
 
 
-def _layer(layer: Layer, inner: Handler, below: str, fix_origin: bool) -> Handler:
-    function, name = layer.function, layer.name
+def _layer(layer: Layer, inner: Handler, below: str) -> Handler:
+    function, name, fix_origin = layer.function, layer.name, not layer.stage.is_in_call_tier
     if not layer.takes_call:
 
         def without_call(request: Request, call: Call) -> Any:
@@ -184,26 +171,47 @@ async def _drop(response: AsyncResponse, error: BaseException) -> None:
 # -- middleware with a condition -----------------------------------------------------------------------------------
 
 
-def _run(layers: list[Layer], inner: Handler, below: str, is_as_given: bool, fix_origin: bool) -> Handler:
-    """One handler for conditional layers that stand side by side."""
+def _run(layers: list[Layer], inner: Handler, below: str, is_as_given: bool) -> tuple[Handler, str]:
+    """One handler for conditional layers that stand side by side, and whom it begins with, for errors.
+
+    Args:
+        below: the same of `inner`.
+        is_as_given: `inner` treats the request as `compile_chain` says of the wire.
+    """
     handler, innermost = inner, below
     entries: list[_Entry] = []
     for layer in reversed(layers):
-        entries.insert(0, _entry(layer, handler, below, fix_origin))
-        handler = _asking(tuple(entries), inner, innermost, is_as_given)
-        below = layer.name
-    return handler
+        if layer.is_attempt:
+            entries.insert(0, _attempt(layer, handler, below))
+        else:
+            entries.insert(0, _entry(layer, handler, below))
+            below = layer.name
+        if len(layers) == 1 and layer.is_attempt:
+            handler = _beginning(entries[0], inner)
+        else:
+            handler = _asking(tuple(entries), inner, innermost, is_as_given)
+    return handler, below
 
 
 class _Entry(NamedTuple):
-    """A conditional layer, and how it is entered: with the request, and with the response if that is there already."""
+    """A conditional layer, how it is entered (with the request, and with the response if that is there already), and
+    who then answers."""
 
     layer: Layer
     enter: Callable[[Request, Call, AsyncResponse | None], Awaitable[AsyncResponse]]
+    answers: str
 
 
-def _entry(layer: Layer, inner: Handler, below: str, fix_origin: bool) -> _Entry:
+def _attempt(layer: Layer, inner: Handler, below: str) -> _Entry:
+    def enter(request: Request, call: Call, response: AsyncResponse | None) -> Any:
+        return layer.function(inner, request, call)
+
+    return _Entry(layer, enter, below)
+
+
+def _entry(layer: Layer, inner: Handler, below: str) -> _Entry:
     function, name, takes_call = layer.function, layer.name, layer.takes_call
+    fix_origin = not layer.stage.is_in_call_tier
 
     async def read(request: Request, call: Call, response: AsyncResponse | None) -> AsyncResponse:
         assert response is not None  # around_read has no if_request
@@ -213,41 +221,84 @@ def _entry(layer: Layer, inner: Handler, below: str, fix_origin: bool) -> _Entry
         call_next = Next(inner, call, name, below, request.url.origin if fix_origin else None, response)
         return function(request, call_next, call) if takes_call else function(request, call_next)
 
-    return _Entry(layer, read if layer.hook == "around_read" else enter)
+    return _Entry(layer, read if layer.hook == "around_read" else enter, name)
+
+
+def _beginning(entry: _Entry, inner: Handler) -> Handler:
+    """The handler of an attempt that nobody beside it asks anything: not even a coroutine."""
+    ask, enter = entry.layer.if_request, entry.enter
+    assert ask is not None
+
+    def handler(request: Request, call: Call) -> Any:
+        return enter(request, call, None) if ask(request, call) else inner(request, call)
+
+    return handler
 
 
 def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given: bool) -> Handler:
     """The handler of a run: asks on the way down, outermost first, and on the way up, innermost first."""
     down = [(place, entry, ask) for place, entry in enumerate(entries) if (ask := entry.layer.if_request)]
-    up = [(place, entry, look) for place, entry in enumerate(entries) if (look := entry.layer.if_response)][::-1]
+    needed = _needed(entries)
 
     async def handler(request: Request, call: Call) -> AsyncResponse:
         given = request if is_as_given else request.copy()
-        headers = given.headers
-        entered, answers = len(entries), below
+        called = given.headers
+        entered = len(entries)
         for place, entry, ask in down:
             if ask(request, call):
-                entered, answers = place, entry.layer.name
+                entered, answers = place, entry.answers
+                sent = request.headers
                 response = await entry.enter(request.copy(), call, None)
                 break
         else:
+            answers = below
+            # Other ones than at first, if an attempt was begun.
+            sent = request.headers if is_as_given else request.headers.copy()
             response = await inner(request, call)
         if not isinstance(response, AsyncResponse):
             raise returned_no_response(answers, response)
-        for place, entry, look in up:
-            if place < entered:
-                try:
-                    is_needed = look(response)
-                except BaseException as error:
-                    await _drop(response, error)
-                    raise
-                if is_needed:
-                    before = given.copy()
-                    before.headers = headers.copy()
-                    answers = entry.layer.name
-                    response = await entry.enter(before, call, response)
-                    if not isinstance(response, AsyncResponse):
-                        raise returned_no_response(answers, response)
-        return response
+        while True:
+            try:
+                entered = needed(response, entered)
+            except BaseException as error:
+                await _drop(response, error)
+                raise
+            if entered < 0:
+                return response
+            entry = entries[entered]
+            before = given.copy()
+            before.headers = (called if entry.layer.stage.is_in_call_tier else sent).copy()
+            response = await entry.enter(before, call, response)
+            if not isinstance(response, AsyncResponse):
+                raise returned_no_response(entry.answers, response)
 
     return handler
+
+
+def _needed(entries: tuple[_Entry, ...]) -> Callable[[AsyncResponse, int], int]:
+    """The function that says which entry outside of a place (an index) needs to see a response, the innermost; -1 if
+    none does. Names of fields are looked for one by one only if one of them is there."""
+    looks: list[tuple[int, Callable[[AsyncResponse], bool]]] = []
+    at_once: list[tuple[int, Callable[[AsyncResponse], bool]]] = []
+    names: list[str] = []
+    for place, entry in reversed(list(enumerate(entries))):
+        look = entry.layer.if_response
+        if isinstance(look, str):
+            names.append(look)
+            looks.append((place, partial(_has, look)))
+        elif look is not None:
+            looks.append((place, look))
+            at_once.append((place, look))
+    any_in = FieldNames(names).any_in if names else None
+
+    def needed(response: AsyncResponse, below: int) -> int:
+        for place, look in at_once if any_in is not None and not any_in(response.headers) else looks:
+            if place < below and look(response):
+                return place
+        return -1
+
+    return needed
+
+
+def _has(name: str, response: AsyncResponse) -> bool:
+    return name in response.headers

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, cast
 
 from plugwire.errors import PluginError, UsageError
 from plugwire.events import ALL, Event
+from plugwire.headers import is_token
 from plugwire.hookspecs import (
     ASYNC_HOOKS,
     CONDITIONS_ATTRIBUTE,
@@ -61,7 +62,7 @@ class Hook(NamedTuple):
     """One implementation of a hook, checked.
 
     arguments: the names of the arguments that it takes, a part of the specification's. if_request, if_response: when it
-    runs, bound to the plugin; both None: always.
+    runs, bound to the plugin, or the name of a field; both None: always.
     """
 
     plugin: object
@@ -72,7 +73,7 @@ class Hook(NamedTuple):
     stage: Stage | None
     is_default: bool
     if_request: Callable[[Request, Call], bool] | None = None
-    if_response: Callable[[AsyncResponse], bool] | None = None
+    if_response: Callable[[AsyncResponse], bool] | str | None = None
 
 
 class Plugins(NamedTuple):
@@ -328,8 +329,12 @@ def _conditions_of(plugin: object, function: Callable[..., Any], hook: str, name
         where = f"{name}.{hook}: {keyword}"
         if hook not in DEFAULT_STAGES or (hook == "around_read" and keyword == "if_request"):
             raise PluginError(f"{where} means nothing for this hook", name)
+        if isinstance(condition, str) and keyword == "if_response" and is_token(condition):
+            bound.append(condition)
+            continue
         if not inspect.isroutine(condition) or _is_async(condition):
-            raise PluginError(f"{where} must be a plain function of ({arguments})", name)
+            or_name = " or the name of a field" if keyword == "if_response" else ""
+            raise PluginError(f"{where} must be a plain function of ({arguments}){or_name}", name)
         if len(_arguments(condition, where)) != arguments.count(",") + 1:
             raise PluginError(f"{where} must take ({arguments})", name)
         bound.append(MethodType(condition, plugin))

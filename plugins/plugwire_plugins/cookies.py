@@ -37,11 +37,7 @@ class Cookies:
         session = call.session
         return session.has_jar and session.cookies.knows(request.url)
 
-    def sets_cookies(self, response: AsyncResponse) -> bool:
-        """True if the response has one to keep."""
-        return "set-cookie" in response.headers and response.status_code >= 200
-
-    @hookimpl(stage="auth", if_request=has_cookies, if_response=sets_cookies)
+    @hookimpl(stage="auth", if_request=has_cookies, if_response="set-cookie")
     async def around_send(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:
         """Send what is for this URL, keep what comes."""
         jar = call.session.cookies
@@ -49,8 +45,9 @@ class Cookies:
         if cookies:
             request.headers["Cookie"] = joined(request.headers.get("cookie", ""), cookies)
         response = await call_next(request)
-        if self.sets_cookies(response):
-            jar.receive(response.headers.get_list("set-cookie"), request.url)
+        lines = response.headers.get_list("set-cookie")
+        if lines and response.status_code >= 200:
+            jar.receive(lines, request.url)
         return response
 
 

@@ -98,11 +98,7 @@ class Decompress:
         if codings:
             session.headers.add("Accept-Encoding", ", ".join(codings), mode="if_new")
 
-    def is_coded(self, response: AsyncResponse) -> bool:
-        """Whether there is anything to be decoded."""
-        return "content-encoding" in response.headers
-
-    @hookimpl(stage="decode", if_response=is_coded)
+    @hookimpl(stage="decode", if_response="content-encoding")
     def around_read(self, response: AsyncResponse, body: Body, call: Call) -> Body:
         """The body with its codings undone, or as it is; see the module."""
         if not call.options(DecompressOptions).decode_content or is_part(response):
