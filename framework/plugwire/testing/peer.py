@@ -148,7 +148,8 @@ class ScriptedPeer(Loopback):
     @property
     def received(self) -> list[bytes]:
         """What came on each connection so far."""
-        return [bytes(connection.received) for connection in self.connections]
+        with self._changed:
+            return [bytes(connection.received) for connection in self.connections]
 
     def _serve(self, sock: socket.socket, number: int) -> None:
         connection = PeerConnection(sock, number, self._changed)
@@ -309,7 +310,7 @@ def send(data: bytes, *cuts: int, each: int | None = None) -> Step:
 
 def close() -> Step:
     """End the connection in order: close_notify over TLS, FIN, close. What the client has sent and nobody has read yet
-    is read first, because the system would answer it by a reset."""
+    is read first, because the system would answer it by a reset, as it does what comes later."""
 
     def close(connection: PeerConnection) -> None:
         say_goodbye(connection.sock)
