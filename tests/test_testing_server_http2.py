@@ -166,9 +166,8 @@ def test_a_download_that_nobody_reads_holds_up_no_other(tls: bool) -> None:
 
 def until_they_wait(streams: list[int]) -> None:
     """Return when the threads that answer on these streams, of the first connection, can do no more."""
-    for thread in threading.enumerate():
-        if thread.name.endswith(tuple(f"-0-{stream_id}" for stream_id in streams)):
-            until_it_waits(thread)
+    names = tuple(f"-0-{stream_id}" for stream_id in streams)
+    until_it_waits(*(thread for thread in threading.enumerate() if thread.name.endswith(names)))
 
 
 def test_streams_take_turns_where_the_connections_window_is_scarce() -> None:

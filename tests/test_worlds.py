@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -91,14 +91,32 @@ def test_a_thread_that_never_waits_is_told_where() -> None:
         thread.join(30)
 
 
-def test_a_thread_that_is_held_up_by_the_disk_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asleep(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[threading.Thread]]:
+    """Two threads that do nothing."""
     monkeypatch.setattr(worlds, "PATIENCE", 30)
+    over = threading.Event()
+    threads = [threading.Thread(target=over.wait, args=(30,), daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    yield threads
+    over.set()
+    worlds.join_all(threads)
+
+
+def test_a_thread_that_is_held_up_by_the_disk_does_not_wait(
+    asleep: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
     states = iter("R" + "D" * 40 + "S" * 19 + "R" + "S" * 20)
     monkeypatch.setattr(worlds, "_state", lambda thread: next(states))
-    over = threading.Event()
-    thread = threading.Thread(target=over.wait, args=(30,), daemon=True)
-    thread.start()
-    worlds.until_it_waits(thread)
+    worlds.until_it_waits(asleep[0])
     assert not list(states)
-    over.set()
-    thread.join(30)
+
+
+def test_a_thread_that_another_one_may_wake_does_not_wait_for_us(
+    asleep: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter("SR" * 40 + "SS" * 5 + "RS" + "SS" * 20)
+    monkeypatch.setattr(worlds, "_state", lambda thread: next(states))
+    worlds.until_it_waits(*asleep)
+    assert not list(states)

@@ -231,8 +231,7 @@ class BlockingWorld(World):
         join_all([background.thread])
 
     async def settle(self) -> None:
-        for one in self._background:
-            until_it_waits(one.thread)
+        until_it_waits(*(one.thread for one in self._background))
 
     def session(self, **kwargs: Any) -> Any:
         import plugwire
@@ -266,14 +265,16 @@ def in_time(function: Callable[[], object]) -> None:
     outcome.get()
 
 
-def until_it_waits(thread: threading.Thread) -> None:
-    """Return when the thread waits for what others do, or has ended. Linux says of each thread whether it runs, or may
-    (R), whether the disk holds it up (D), or whether it sleeps (S); because a thread that waits for its turn to run
-    Python sleeps too, it must be seen asleep many times in a row."""
+def until_it_waits(*threads: threading.Thread) -> None:
+    """Return when the thread waits for what others do, or has ended; of several, when all do at the same time, since
+    one that still runs may wake another. Linux says of each thread whether it runs, or may (R), whether the disk holds
+    it up (D), or whether it sleeps (S); because a thread that waits for its turn to run Python sleeps too, they must be
+    seen asleep many times in a row."""
     seen, until = 0, time.monotonic() + PATIENCE
-    while seen < 20 and thread.is_alive():
-        assert time.monotonic() < until, f"it never waits:\n{_stack(thread)}"
-        seen = seen + 1 if _state(thread) == "S" else 0
+    while seen < 20 and (left := [thread for thread in threads if thread.is_alive()]):
+        running = [thread for thread in left if _state(thread) != "S"]
+        assert time.monotonic() < until, "it never waits:\n" + "\n".join(_stack(thread) for thread in running or left)
+        seen = 0 if running else seen + 1
         time.sleep(0.0005)
 
 
