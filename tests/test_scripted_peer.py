@@ -26,7 +26,7 @@ from plugwire.testing.peer import (
     tell,
     wait_for,
 )
-from worlds import PATIENCE, World
+from worlds import PATIENCE, World, until_it_waits
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\nhi"
@@ -121,13 +121,12 @@ async def test_steps_of_your_own(world: World) -> None:
 
 def test_what_needs_no_client_is_still_played_at_the_end() -> None:
     """The client leaves as soon as it has what it needs; whether the peer is slower must not matter."""
-    ended = threading.Event()
+    ended, who_leaves = threading.Event(), threading.current_thread()
 
     def slowly(connection: PeerConnection) -> None:
         assert peer._acceptor is not None
         peer._acceptor.join()  # until the block is being left
-        for _ in range(1_000_000):  # and some time more
-            pass
+        until_it_waits(who_leaves)
 
     with socket.socket() as sock:
         with ScriptedPeer([receive(1), slowly, send(b"x"), tell(ended)]) as peer:
