@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -398,6 +399,7 @@ def test_the_child_of_a_fork_waits_for_no_thread_of_its_parent() -> None:
         asked.wait(60)
         child = os.fork()
         if not child:
+            signal.alarm(60)
             try:
                 os._exit(0 if session.get(URL, timeout=10).ok else 1)
             finally:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import signal
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -571,6 +572,7 @@ def test_the_child_of_a_fork_logs_in_by_itself() -> None:
         session.get(URL)
         child = os.fork()
         if not child:
+            signal.alarm(60)
             is_good = session.get(URL).ok and [bool(field) for field in site.seen] == [False, True, False, True]
             os._exit(0 if is_good else 1)
         assert os.waitpid(child, 0)[1] == 0

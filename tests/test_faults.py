@@ -6,6 +6,7 @@ import asyncio
 import errno
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -470,6 +471,7 @@ def test_the_child_of_a_fork_keeps_no_descriptor_of_its_parents_connections(tls:
             reading, writing = os.pipe()
             child = os.fork()
             if not child:
+                signal.alarm(60)
                 try:
                     left = _sockets_to(server.port)
                     try:

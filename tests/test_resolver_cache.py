@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -426,6 +427,7 @@ def test_the_child_of_a_fork_waits_for_no_thread_of_its_parent(
         names.wait_for(2)
         child = os.fork()
         if not child:
+            signal.alarm(60)
             status = 1
             try:
                 names._held.clear()

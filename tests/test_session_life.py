@@ -399,6 +399,7 @@ def test_after_a_fork_the_child_starts_with_an_empty_pool(tls: bool, is_reading:
         reading, writing = os.pipe()
         child = os.fork()
         if not child:
+            signal.alarm(60)
             says = b"failed"
             try:
                 stats = session.stats()[:3]
