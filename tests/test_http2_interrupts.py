@@ -72,6 +72,7 @@ class Interrupter:
         return self._step
 
     def run(self, function: Callable[[], object]) -> None:
+        sys._getframe().f_trace_opcodes = True  # for CPython 3.12, as in `Interrupts.run`
         sys.settrace(self)
         try:
             function()

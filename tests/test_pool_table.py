@@ -525,6 +525,7 @@ def cost_of(function: Any) -> int:
         number += event == "c_call"
 
     gc.disable()
+    sys._getframe().f_trace_opcodes = True  # for CPython 3.12, as in `Interrupts.run`
     before = sys.gettrace(), sys.getprofile()
     sys.setprofile(profile)
     sys.settrace(trace)

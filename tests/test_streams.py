@@ -573,6 +573,7 @@ def interrupting(at: int) -> Callable[..., Any]:
     """A trace function that raises where CPython raises what a signal handler does, at the `at`-th such place."""
     left = at
     last: dict[Any, int] = {}
+    sys._getframe().f_trace_opcodes = True  # for CPython 3.12, as in `Interrupts.run`
 
     def trace(frame: Any, event: str, argument: object) -> Any:
         nonlocal left
