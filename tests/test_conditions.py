@@ -217,6 +217,21 @@ async def test_the_name_of_a_field_is_a_condition(world: World, ways: str) -> No
     assert marked.seen == ["/first", "/both etag", "/both", "/back etag", "/back"]
 
 
+@pytest.mark.parametrize("codes", [{503}, frozenset({503, 504})])
+async def test_status_codes_are_a_condition(world: World, codes: Any) -> None:
+    class Again(OnBusy):
+        @hookimpl(stage="redirect", if_response=codes)
+        async def around_call(self, request: Any, call_next: Any, call: Any) -> Any:
+            return await super().around_call(request, call_next, call)
+
+    again, mock = Again(), busy_once()
+    async with world.session(plugins=[again], transports=[mock]) as session:
+        assert (await session.get("http://h/")).text == "hello"
+        assert again.seen == []
+        assert (await session.get("http://h/busy")).text == "at last"
+    assert len(again.seen) == 1
+
+
 async def test_around_read_wraps_the_bodies_that_need_it(world: World) -> None:
     class Loud(WatchedBody):
         async def receive(self, max_bytes: int = 65536) -> bytes:
@@ -309,7 +324,12 @@ async def waits(self: Any, response: Any) -> bool:
         ("around_read", {"if_request": lambda self, request, call: True}, "if_request means nothing"),
         ("around_send", {"if_response": waits}, r"if_response must be a plain function of \(self, response\)"),
         ("around_send", {"if_response": 503}, "if_response must be a plain function"),
-        ("around_send", {"if_response": "no name"}, "if_response must be a plain function .* or the name of a field"),
+        (
+            "around_send",
+            {"if_response": "no name"},
+            "if_response must be .*, the name of a field or a set",
+        ),
+        ("around_send", {"if_response": {"503"}}, "if_response must be a plain function"),
         ("around_send", {"if_request": "accept"}, "if_request must be a plain function"),
         ("session_opened", {"if_response": "etag"}, "if_response means nothing"),
         ("around_send", {"if_response": lambda response: True}, r"if_response must take \(self, response\)"),

@@ -6,7 +6,7 @@ what a plugin needs; none may be invented. `docs/hooks.md` has a section for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -65,7 +65,7 @@ def hookimpl(
     *,
     stage: str | None = None,
     if_request: Callable[[Any, Request, Call], bool] | None = None,
-    if_response: Callable[[Any, AsyncResponse], bool] | str | None = None,
+    if_response: Callable[[Any, AsyncResponse], bool] | str | Set[int] | None = None,
 ) -> Callable[[F], F]: ...
 def hookimpl(
     function: F | None = None,
@@ -73,16 +73,14 @@ def hookimpl(
     *,
     stage: str | None = None,
     if_request: Callable[[Any, Request, Call], bool] | None = None,
-    if_response: Callable[[Any, AsyncResponse], bool] | str | None = None,
+    if_response: Callable[[Any, AsyncResponse], bool] | str | Set[int] | None = None,
 ) -> F | Callable[[F], F]:
     """Mark a method as the implementation of the hook of its name.
 
     With a condition, middleware runs only where it is needed, and costs a fraction of a layer everywhere else:
 
         class Redirects:
-            def is_redirect(self, response): return response.status_code in (301, 302, 303, 307, 308)
-
-            @hookimpl(stage="redirect", if_response=is_redirect)
+            @hookimpl(stage="redirect", if_response={301, 302, 303, 307, 308})
             async def around_call(self, request, call_next, call): ...
 
     Both given, it runs if either says yes. If it is the response that did, the response is there already: the method
@@ -93,8 +91,8 @@ def hookimpl(
             default. Only for around_call (the first four), around_send (the last five) and around_read (any).
         if_request: `(self, request, call) -> bool`, asked on the way down; for around_call and around_send. Plain and
             quick; it changes nothing.
-        if_response: `(self, response) -> bool`, asked of the response that comes from below; or the name of a header
-            field: if the response has one. For these two and around_read.
+        if_response: `(self, response) -> bool`, asked of the response that comes from below; or, which costs less, the
+            name of a header field that the response must have, or a set of status codes. For these two and around_read.
 
     Raises:
         UsageError: there is no such stage.

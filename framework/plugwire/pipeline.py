@@ -17,7 +17,6 @@ a session that has but the default plugins has one handler for both tiers.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from plugwire.call import Next, returned_no_response
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from plugwire.call import Call, Handler
     from plugwire.hookspecs import Stage
     from plugwire.messages import Request
-    from plugwire.registry import Hook
+    from plugwire.registry import Hook, ResponseCondition
 
 
 ATTEMPT: Final = "begin an attempt"
@@ -50,7 +49,7 @@ class Layer(NamedTuple):
     plugin: object
     is_default: bool
     if_request: Callable[[Request, Call], bool] | None = None
-    if_response: Callable[[AsyncResponse], bool] | str | None = None
+    if_response: ResponseCondition | None = None
 
     @property
     def is_attempt(self) -> bool:
@@ -238,7 +237,11 @@ def _beginning(entry: _Entry, inner: Handler) -> Handler:
 def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given: bool) -> Handler:
     """The handler of a run: asks on the way down, outermost first, and on the way up, innermost first."""
     down = [(place, entry, ask) for place, entry in enumerate(entries) if (ask := entry.layer.if_request)]
-    needed = _needed(entries)
+    up = [(place, wants) for place, entry in enumerate(entries) if (wants := entry.layer.if_response)][::-1]
+    # Most responses are nobody's, and these three say so at once.
+    is_asked = any(wants.function for _, wants in up)
+    statuses = frozenset[int]().union(*(wants.statuses for _, wants in up))
+    has_field = FieldNames([wants.field for _, wants in up if wants.field is not None]).any_in
 
     async def handler(request: Request, call: Call) -> AsyncResponse:
         given = request if is_as_given else request.copy()
@@ -257,48 +260,20 @@ def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given
             response = await inner(request, call)
         if not isinstance(response, AsyncResponse):
             raise returned_no_response(answers, response)
-        while True:
+        while is_asked or response.status_code in statuses or has_field(response.headers):
             try:
-                entered = needed(response, entered)
+                entered = next((place for place, wants in up if place < entered and wants.is_met_by(response)), -1)
             except BaseException as error:
                 await _drop(response, error)
                 raise
             if entered < 0:
-                return response
+                break
             entry = entries[entered]
             before = given.copy()
             before.headers = (called if entry.layer.stage.is_in_call_tier else sent).copy()
             response = await entry.enter(before, call, response)
             if not isinstance(response, AsyncResponse):
                 raise returned_no_response(entry.answers, response)
+        return response
 
     return handler
-
-
-def _needed(entries: tuple[_Entry, ...]) -> Callable[[AsyncResponse, int], int]:
-    """The function that says which entry outside of a place (an index) needs to see a response, the innermost; -1 if
-    none does. Names of fields are looked for one by one only if one of them is there."""
-    looks: list[tuple[int, Callable[[AsyncResponse], bool]]] = []
-    at_once: list[tuple[int, Callable[[AsyncResponse], bool]]] = []
-    names: list[str] = []
-    for place, entry in reversed(list(enumerate(entries))):
-        look = entry.layer.if_response
-        if isinstance(look, str):
-            names.append(look)
-            looks.append((place, partial(_has, look)))
-        elif look is not None:
-            looks.append((place, look))
-            at_once.append((place, look))
-    any_in = FieldNames(names).any_in if names else None
-
-    def needed(response: AsyncResponse, below: int) -> int:
-        for place, look in at_once if any_in is not None and not any_in(response.headers) else looks:
-            if place < below and look(response):
-                return place
-        return -1
-
-    return needed
-
-
-def _has(name: str, response: AsyncResponse) -> bool:
-    return name in response.headers

@@ -16,7 +16,7 @@ After the constructor nothing can be registered.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import is_dataclass
 from functools import cached_property, lru_cache
 from types import MethodType
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
+
 WORLDS: Final = ("blocking", "asyncio", "trio")
 
 ROLES: Final[Mapping[str, str]] = {
@@ -58,11 +59,25 @@ ROLES: Final[Mapping[str, str]] = {
 """The roles, and the method that makes a transport play one."""
 
 
+class ResponseCondition(NamedTuple):
+    """What a response must be for middleware to run: one of the three."""
+
+    function: Callable[[AsyncResponse], bool] | None = None
+    field: str | None = None
+    statuses: frozenset[int] = frozenset()
+
+    def is_met_by(self, response: AsyncResponse) -> bool:
+        """True if the middleware runs."""
+        if self.function is not None:
+            return self.function(response)
+        return response.status_code in self.statuses if self.field is None else self.field in response.headers
+
+
 class Hook(NamedTuple):
     """One implementation of a hook, checked.
 
     arguments: the names of the arguments that it takes, a part of the specification's. if_request, if_response: when it
-    runs, bound to the plugin, or the name of a field; both None: always.
+    runs, functions bound to the plugin; both None: always.
     """
 
     plugin: object
@@ -73,7 +88,7 @@ class Hook(NamedTuple):
     stage: Stage | None
     is_default: bool
     if_request: Callable[[Request, Call], bool] | None = None
-    if_response: Callable[[AsyncResponse], bool] | str | None = None
+    if_response: ResponseCondition | None = None
 
 
 class Plugins(NamedTuple):
@@ -329,16 +344,28 @@ def _conditions_of(plugin: object, function: Callable[..., Any], hook: str, name
         where = f"{name}.{hook}: {keyword}"
         if hook not in DEFAULT_STAGES or (hook == "around_read" and keyword == "if_request"):
             raise PluginError(f"{where} means nothing for this hook", name)
-        if isinstance(condition, str) and keyword == "if_response" and is_token(condition):
-            bound.append(condition)
+        if keyword == "if_response" and (data := _as_data(condition)) is not None:
+            bound.append(data)
             continue
         if not inspect.isroutine(condition) or _is_async(condition):
-            or_name = " or the name of a field" if keyword == "if_response" else ""
-            raise PluginError(f"{where} must be a plain function of ({arguments}){or_name}", name)
+            or_data = ", the name of a field or a set of status codes" if keyword == "if_response" else ""
+            raise PluginError(f"{where} must be a plain function of ({arguments}){or_data}", name)
         if len(_arguments(condition, where)) != arguments.count(",") + 1:
             raise PluginError(f"{where} must take ({arguments})", name)
-        bound.append(MethodType(condition, plugin))
+        method = MethodType(condition, plugin)
+        bound.append(method if keyword == "if_request" else ResponseCondition(method))
     return bound[0], bound[1]
+
+
+def _as_data(condition: Any) -> ResponseCondition | None:
+    """The name of a field, or a set of status codes."""
+    if isinstance(condition, str) and is_token(condition):
+        return ResponseCondition(field=condition)
+    if isinstance(condition, (set, frozenset)):
+        codes = cast("Set[object]", condition)
+        statuses = frozenset(code for code in codes if isinstance(code, int))
+        return ResponseCondition(statuses=statuses) if len(statuses) == len(codes) else None
+    return None
 
 
 def _stage_of(function: Callable[..., Any], hook: str, name: str) -> Stage | None:

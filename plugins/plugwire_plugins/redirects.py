@@ -186,11 +186,7 @@ class Redirects:
         self.max_redirects = max_redirects
         self.allow_insecure = allow_insecure
 
-    def is_redirect(self, response: AsyncResponse) -> bool:
-        """True for a response that says where to go."""
-        return response.status_code in STATUSES and "location" in response.headers
-
-    @hookimpl(stage="redirect", if_response=is_redirect)
+    @hookimpl(stage="redirect", if_response=STATUSES)
     async def around_call(self, request: Request, call_next: Next, call: Call) -> AsyncResponse:
         """Send the next request as long as the response is a redirect; see the module."""
         hops: list[AsyncResponse] = []
@@ -226,12 +222,12 @@ class Redirects:
     def _following(self, request: Request, response: AsyncResponse, call: Call, followed: int) -> Request | None:
         """The request that the response asks for; None if it is the last one."""
         limit = self._limit(call)
-        if limit is None or request.method == "CONNECT" or not self.is_redirect(response):
+        if limit is None or request.method == "CONNECT" or response.status_code not in STATUSES:
             return None
         locations = response.headers.get_list("location")
         if len(set(locations)) > 1:
             raise ProtocolError(f"a redirect with {len(locations)} Location fields that differ")
-        if not locations[0]:
+        if not any(locations):
             return None
         if followed >= limit:
             raise TooManyRedirects(f"more than max_redirects={limit}; the last one from {request.origin}")

@@ -232,7 +232,6 @@ class AsyncioRuntime(SocketRuntime):
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._clock: Callable[[], float] | None = None
         self._shared = memoryview(bytearray(RECEIVE_BUFFER))
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -247,12 +246,13 @@ class AsyncioRuntime(SocketRuntime):
                 raise UsageError("this session belongs to another event loop: that of its first await")
             self._loop = loop
             self._thread = get_ident()
-            self._clock = clock_of(loop)
+            self.now = clock_of(loop)  # type: ignore[method-assign]  # called without a frame of our own
             self.alarms = Alarms(loop)
         return loop
 
     def check_here(self) -> None:
-        self.loop()
+        if asyncio.get_running_loop() is not self._loop:
+            self.loop()
 
     def is_in_task(self) -> bool:
         """Whether the caller runs in a task of this loop, and so in its thread."""
@@ -268,9 +268,10 @@ class AsyncioRuntime(SocketRuntime):
                 pass
 
     def now(self) -> float:
-        if self._clock is None:
-            self._clock = clock_of(self.loop())
-        return self._clock()
+        # Until the loop is known; then its clock stands in the place of this method.
+        if self._loop is None:
+            self.loop()
+        return self.now()
 
     async def sleep(self, seconds: float, at: float) -> None:
         if self.loop().time() + seconds > at:

@@ -276,6 +276,7 @@ class TrioRuntime(SocketRuntime):
     def __init__(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._clock = trio.lowlevel.current_clock()
+        self.now = self._clock.current_time  # type: ignore[method-assign]  # called without a frame of our own
 
     def now(self) -> float:
         # Not trio.current_time, which raises in other threads: the collector finalises what it finds in any of them.
