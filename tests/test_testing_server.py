@@ -217,9 +217,10 @@ def test_a_connection_that_is_not_accepted_yet_is_not_closed_yet() -> None:
 
 
 def test_no_time_is_not_enough_to_know_that_all_is_closed() -> None:
-    with Server() as server:
+    with SlowToAccept() as server:
         assert not server.wait_closed(0)
         assert not server.wait_closed(-1)
+        server.may.set()
         assert server.wait_closed()
 
 
