@@ -185,7 +185,7 @@ def _run(layers: list[Layer], inner: Handler, below: str, is_as_given: bool) -> 
         else:
             entries.insert(0, _entry(layer, handler, below))
             below = layer.name
-        if len(layers) == 1 and layer.is_attempt:
+        if layer.is_attempt and len(entries) == 1:
             handler = _beginning(entries[0], inner)
         else:
             handler = _asking(tuple(entries), inner, innermost, is_as_given)
@@ -224,7 +224,7 @@ def _entry(layer: Layer, inner: Handler, below: str) -> _Entry:
 
 
 def _beginning(entry: _Entry, inner: Handler) -> Handler:
-    """The handler of an attempt that nobody beside it asks anything: not even a coroutine."""
+    """The handler of an attempt inside of which nobody is asked: not even a coroutine."""
     ask, enter = entry.layer.if_request, entry.enter
     assert ask is not None
 
