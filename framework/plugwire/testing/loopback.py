@@ -71,7 +71,8 @@ class Loopback(ABC):
     @property
     def open_connections(self) -> int:
         """Connections that are open now, as far as this side has noticed; see `wait_closed`."""
-        return len(self._open)
+        with self._changed:
+            return len(self._open)
 
     def wait_closed(self, patience: float = PATIENCE) -> bool:
         """Wait until every connection is closed on this side too, also one that the client has opened and closed and
