@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 import threading
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,15 +19,17 @@ from hypothesis import strategies as st
 from werkzeug.formparser import parse_form_data
 
 import plugwire
-from plugwire import Headers, InvalidHeader, NotReplayable, Request, Response, UsageError
+from plugwire import Headers, InvalidHeader, NotReplayable, Request, Response, UsageError, file_sources
 from plugwire.drive import drive
 from plugwire.events import Data
 from plugwire.file_sources import PathSource
 from plugwire.multipart import JOIN_UP_TO, guessed_type
 from plugwire.runtimes import blocking_runtime
 from plugwire.testing import MockTransport, Server
+from plugwire.testing.interrupts import Interrupts
 from plugwire.testing.peer import ScriptedPeer, abort, expect_end, expect_head, expect_request, receive, send
 from plugwire_plugins import Retries
+from worlds import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -580,6 +583,27 @@ def test_a_path_is_closed_though_a_cancelled_read_goes_on_in_its_thread(
     thread.join()
     assert opened[0].closed
     assert drive(body.receive()) == b""
+
+
+def test_an_interrupt_of_its_close_leaves_nothing_that_a_read_would_hang_on(tmp_path: Path) -> None:
+    """A cancelled read may begin only then, in its thread."""
+    path = tmp_path / "x"
+    path.write_bytes(b"hello")
+    for number in count(1):
+        body: Any = PathSource(path).open(SimpleNamespace(runtime=blocking_runtime()))  # type: ignore[arg-type]  # enough
+        assert drive(body.receive(2)) == b"he"
+        interrupts = Interrupts(number, directories=(file_sources.__file__,))
+        try:
+            interrupts.run(lambda body=body: drive(body.close()))  # type: ignore[misc]
+        except KeyboardInterrupt:
+            pass
+        file = body._file
+        in_time(lambda body=body: body._read(2))  # type: ignore[misc]
+        drive(body.close())
+        assert file.closed, interrupts.where
+        if not interrupts.was_raised:
+            break
+    assert number > 2
 
 
 def test_headers_stay_what_they_were() -> None:

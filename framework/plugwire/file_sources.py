@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -142,15 +141,16 @@ class _FileBody(Body):
 class _PathBody(Body):
     """Opens its file when the first byte is wanted.
 
-    A cancelled read is abandoned to its thread, which may be opening the file just then. So file and lock belong
-    together, and whoever lets go of the lock last closes: `close` never waits for a disk.
+    A cancelled read is abandoned to its thread, which may be opening the file just then. So who reads marks itself and
+    then looks whether the body is closed, `close` does it the other way around, and the last one out closes the file:
+    `close` never waits for a disk. No lock, for an interrupt could leave it held, and that thread would hang on it.
     """
 
     def __init__(self, path: str | bytes, length: int | None, call: Call) -> None:
         self._path = path
         self._runtime = call.runtime
         self._left = length
-        self._lock = threading.Lock()
+        self._inside: list[None] = []  # a mark for each read
         self._file: BufferedReader | None = None
         self._is_closed = False
         self.length = length
@@ -165,14 +165,16 @@ class _PathBody(Body):
         return data
 
     def _read(self, size: int) -> bytes:
+        inside = self._inside
         try:
-            with self._lock:
-                if self._is_closed:
-                    return b""
-                if self._file is None:
-                    self._file = open(self._path, "rb")  # noqa: SIM115  (closed by close)
-                return self._file.read(size)
+            inside.append(None)
+            if self._is_closed:
+                return b""
+            if self._file is None:
+                self._file = open(self._path, "rb")  # noqa: SIM115  (closed by close)
+            return self._file.read(size)
         finally:
+            inside.pop()
             if self._is_closed:
                 self._release()
 
@@ -181,9 +183,5 @@ class _PathBody(Body):
         self._release()
 
     def _release(self) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
-                if self._file is not None:
-                    self._file.close()
-            finally:
-                self._lock.release()
+        if not self._inside and self._file is not None:
+            self._file.close()
