@@ -217,7 +217,7 @@ async def test_the_name_of_a_field_is_a_condition(world: World, ways: str) -> No
     assert marked.seen == ["/first", "/both etag", "/both", "/back etag", "/back"]
 
 
-@pytest.mark.parametrize("codes", [{503}, frozenset({503, 504})])
+@pytest.mark.parametrize("codes", [{503}, frozenset({503, 504}), {503: "busy"}.keys()])
 async def test_status_codes_are_a_condition(world: World, codes: Any) -> None:
     class Again(OnBusy):
         @hookimpl(stage="redirect", if_response=codes)
@@ -265,6 +265,49 @@ async def test_a_condition_that_raises_leaves_nothing_open(world: World) -> None
             with pytest.raises(ZeroDivisionError):
                 await session.get(server.url + "/")
             assert session.stats().open == 0  # closed, or a dropped response would warn too
+
+
+async def test_what_keeps_a_field_from_being_looked_for_leaves_nothing_open(world: World) -> None:
+    class Broken:
+        @hookimpl(stage="decode", if_response="x-mark")
+        def around_read(self, body: Any) -> Any:
+            raise AssertionError
+
+        @hookimpl(stage="call")
+        async def around_call(self, request: Any, call_next: Any) -> Any:
+            return await call_next(request)
+
+        @hookimpl(stage="sign")
+        async def around_send(self, request: Any, call_next: Any) -> Any:
+            response = await call_next(request)
+            response.headers = None
+            return response
+
+    with Server({"/": Response(200, content=b"x" * 1_000_000)}) as server:
+        async with world.session(plugins=[Broken()], defaults=False) as session:
+            with pytest.raises(AttributeError):
+                await session.get(server.url + "/")
+            assert session.stats().open == 0
+
+
+async def test_who_observes_changes_nothing_of_an_error(world: World) -> None:
+    class Asks:
+        def never(self, request: Any, call: Any) -> bool:
+            return False
+
+        @hookimpl(stage="retry", if_request=never)
+        async def around_call(self, request: Any, call_next: Any) -> Any:
+            raise AssertionError
+
+    async def posts(request: Any, call_next: Any) -> AsyncResponse:
+        request.method = "POST"
+        raise plugwire.ReadError("no")
+
+    for options in ({}, {"observe": lambda event: None}):
+        async with world.session(plugins=[Asks(), posts], transports=[busy_once()], defaults=False) as session:
+            with pytest.raises(plugwire.ReadError) as caught:
+                await session.get("http://h/", **options)
+        assert caught.value.request.method == "POST"
 
 
 async def test_what_is_no_response_is_blamed_on_who_gave_it(world: World) -> None:
@@ -330,6 +373,9 @@ async def waits(self: Any, response: Any) -> bool:
             "if_response must be .*, the name of a field or a set",
         ),
         ("around_send", {"if_response": {"503"}}, "if_response must be a plain function"),
+        ("around_send", {"if_response": {503, 5030}}, "if_response must be a plain function"),
+        ("around_send", {"if_response": {True}}, "if_response must be a plain function"),
+        ("around_send", {"if_response": set()}, "if_response must be a plain function"),
         ("around_send", {"if_request": "accept"}, "if_request must be a plain function"),
         ("session_opened", {"if_response": "etag"}, "if_response means nothing"),
         ("around_send", {"if_response": lambda response: True}, r"if_response must take \(self, response\)"),

@@ -1,7 +1,7 @@
 """The main road: call -> attempts -> connection -> response.
 
 An `Engine` is what all views of one session share: plugins compiled into chains, transports, the pool, the world. Read
-`run`, `_attempt` and `_exchange` in this order, and you have followed a request from the public call to the wire.
+`run`, `_begin` and `_exchange` in this order, and you have followed a request from the public call to the wire.
 """
 
 from __future__ import annotations

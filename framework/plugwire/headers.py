@@ -386,7 +386,7 @@ class FieldNames:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._keys = frozenset(_key(name) for name in names)
-        one = b"(?:" + (b"|".join(re.escape(key.encode()) for key in sorted(self._keys)) or b"(?!)") + b"):"
+        one = b"(?:" + b"|".join(re.escape(key.encode()) for key in sorted(self._keys)) + b"):"
         # Two patterns: one that begins with LF is searched for by LF, and one for both would be tried at each byte.
         self._later = re.compile(b"\n" + one, re.IGNORECASE).search
         self._first = re.compile(one, re.IGNORECASE).match

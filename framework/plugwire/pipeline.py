@@ -217,6 +217,8 @@ def _entry(layer: Layer, inner: Handler, below: str) -> _Entry:
         return await _read(layer, response, call)
 
     def enter(request: Request, call: Call, response: AsyncResponse | None) -> Any:
+        if response is None:  # else it is a snapshot already
+            request = request.copy()
         call_next = Next(inner, call, name, below, request.url.origin if fix_origin else None, response)
         return function(request, call_next, call) if takes_call else function(request, call_next)
 
@@ -241,7 +243,8 @@ def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given
     # Most responses are nobody's, and these three say so at once.
     is_asked = any(wants.function for _, wants in up)
     statuses = frozenset[int]().union(*(wants.statuses for _, wants in up))
-    has_field = FieldNames([wants.field for _, wants in up if wants.field is not None]).any_in
+    names = [wants.field for _, wants in up if wants.field is not None]
+    has_field = FieldNames(names).any_in
 
     async def handler(request: Request, call: Call) -> AsyncResponse:
         given = request if is_as_given else request.copy()
@@ -251,7 +254,7 @@ def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given
             if ask(request, call):
                 entered, answers = place, entry.answers
                 sent = request.headers
-                response = await entry.enter(request.copy(), call, None)
+                response = await entry.enter(request, call, None)
                 break
         else:
             answers = below
@@ -260,20 +263,21 @@ def _asking(entries: tuple[_Entry, ...], inner: Handler, below: str, is_as_given
             response = await inner(request, call)
         if not isinstance(response, AsyncResponse):
             raise returned_no_response(answers, response)
-        while is_asked or response.status_code in statuses or has_field(response.headers):
+        while True:
             try:
+                if not (is_asked or response.status_code in statuses or (names and has_field(response.headers))):
+                    return response
                 entered = next((place for place, wants in up if place < entered and wants.is_met_by(response)), -1)
             except BaseException as error:
                 await _drop(response, error)
                 raise
             if entered < 0:
-                break
+                return response
             entry = entries[entered]
             before = given.copy()
             before.headers = (called if entry.layer.stage.is_in_call_tier else sent).copy()
             response = await entry.enter(before, call, response)
             if not isinstance(response, AsyncResponse):
                 raise returned_no_response(entry.answers, response)
-        return response
 
     return handler

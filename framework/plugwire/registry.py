@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
 PluginLike: TypeAlias = "object | str | Callable[..., Any]"
 
-
 WORLDS: Final = ("blocking", "asyncio", "trio")
 
 ROLES: Final[Mapping[str, str]] = {
@@ -361,9 +360,9 @@ def _as_data(condition: Any) -> ResponseCondition | None:
     """The name of a field, or a set of status codes."""
     if isinstance(condition, str) and is_token(condition):
         return ResponseCondition(field=condition)
-    if isinstance(condition, (set, frozenset)):
+    if isinstance(condition, Set) and condition:
         codes = cast("Set[object]", condition)
-        statuses = frozenset(code for code in codes if isinstance(code, int))
+        statuses = frozenset(code for code in codes if type(code) is int and 100 <= code <= 999)
         return ResponseCondition(statuses=statuses) if len(statuses) == len(codes) else None
     return None
 

@@ -223,16 +223,17 @@ async def _awaited(begin: Callable[[], Awaitable[T]]) -> T:
 
 
 class AsyncioRuntime(SocketRuntime):
-    """The runtime of `AsyncSession` under asyncio. It belongs to the loop of its first use."""
+    """The runtime of `AsyncSession` under asyncio. It belongs to the loop in which it is made."""
 
     name = "asyncio"
     cancellation = (asyncio.CancelledError,)
-    alarms: Alarms
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._loop = loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self.alarms = Alarms(loop)
         self._shared = memoryview(bytearray(RECEIVE_BUFFER))
+        self.now = clock_of(loop)  # type: ignore[method-assign]  # called without a frame of our own
 
     def loop(self) -> asyncio.AbstractEventLoop:
         """The running loop.
@@ -240,38 +241,26 @@ class AsyncioRuntime(SocketRuntime):
         Raises:
             UsageError: it is not the one that this runtime belongs to.
         """
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise UsageError("this session belongs to another event loop: that of its first await")
-            self._loop = loop
-            self._thread = get_ident()
-            self.now = clock_of(loop)  # type: ignore[method-assign]  # called without a frame of our own
-            self.alarms = Alarms(loop)
-        return loop
+        self.check_here()
+        return self._loop
 
     def check_here(self) -> None:
         if asyncio.get_running_loop() is not self._loop:
-            self.loop()
+            raise UsageError("this session belongs to another event loop: that of its first await")
 
     def is_in_task(self) -> bool:
         """Whether the caller runs in a task of this loop, and so in its thread."""
-        loop = self._loop
-        return loop is not None and get_ident() == self._thread and asyncio.current_task(loop) is not None
+        return get_ident() == self._thread and asyncio.current_task(self._loop) is not None
 
     def call_soon_threadsafe(self, function: Callable[..., object], *args: object) -> None:
         """From anywhere; nothing if the loop is closed."""
-        if self._loop is not None:
-            try:
-                self._loop.call_soon_threadsafe(function, *args)
-            except RuntimeError:  # closed: nobody waits there any more
-                pass
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:  # closed: nobody waits there any more
+            pass
 
     def now(self) -> float:
-        # Until the loop is known; then its clock stands in the place of this method.
-        if self._loop is None:
-            self.loop()
-        return self.now()
+        return self._loop.time()
 
     async def sleep(self, seconds: float, at: float) -> None:
         if self.loop().time() + seconds > at:
@@ -318,7 +307,7 @@ class AsyncioRuntime(SocketRuntime):
         return await self.loop().run_in_executor(None, partial(copy_context().run, function, *args))
 
     def from_thread(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        if self._loop is None or get_ident() == self._thread:
+        if get_ident() == self._thread:
             raise UsageError("from_thread is for threads of run_blocking")
         return asyncio.run_coroutine_threadsafe(function(*args), self._loop).result()
 

@@ -27,6 +27,10 @@ PATIENCE: Final = 30.0
 """Seconds after which something that must happen counts as missing. Nothing waits so long when all is well."""
 
 
+A_MOMENT: Final = 0.05
+"""Seconds within which a connection is accepted where all is well."""
+
+
 class Loopback(ABC):
     """Accepts connections on 127.0.0.1 while its `with` block runs.
 
@@ -80,8 +84,8 @@ class Loopback(ABC):
         """
         if self._listener is not None:
             try:
-                self._knock(max(patience, 0.0))
-            except (TimeoutError, BlockingIOError):  # the latter of a socket that may not wait at all
+                self._knock(max(patience, A_MOMENT))  # or who asks again and again, with no patience, never learns it
+            except TimeoutError:
                 return False
             except ConnectionError:  # closed meanwhile
                 pass
@@ -131,8 +135,13 @@ class Loopback(ABC):
         with socket.socket() as knock:
             knock.settimeout(patience)
             knock.bind(("127.0.0.1", 0))
-            self._knocks[knock.getsockname()] = is_last
-            knock.connect(("127.0.0.1", self.port))
+            here = knock.getsockname()
+            self._knocks[here] = is_last
+            try:
+                knock.connect(("127.0.0.1", self.port))
+            except OSError:  # somebody else may come from there
+                del self._knocks[here]
+                raise
             knock.recv(1)  # ends when it is accepted
 
     def _end(self, sock: socket.socket) -> None:
