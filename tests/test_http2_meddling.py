@@ -269,6 +269,14 @@ async def opened(stage: Stage, path: str) -> Any:
     return response.body
 
 
+async def reads_never(body: Any) -> None:
+    """As one who stands in the block of a response, at whose end it is closed."""
+    try:
+        await Wait(lambda: False)
+    finally:
+        await body.close()
+
+
 class Crowd:
     """A response that is to be dropped, and three that wait: one leads, two follow."""
 
@@ -332,7 +340,7 @@ def test_a_response_is_dropped_in_the_midst_of_a_step(
             seen.append(True)
             if is_broken:
                 monkeypatch.setattr(connection.stream, "write_now", broken)
-            connection.drop(exchange)
+            connection.cancel(exchange)
             assert exchange.stream is not None, "somebody is in the midst of a step"
 
         def meddled(self: Any, *args: Any) -> Any:
@@ -422,17 +430,22 @@ def test_a_task_is_dropped_in_the_midst_of_a_move(who: str, monkeypatch: pytest.
         crowd.body._exchange = None
 
 
-@pytest.mark.parametrize("deed", ["drops a response", "drops a task", "ends the session"])
+@pytest.mark.parametrize(
+    "deed", ["drops a response", "drops a task", "drops a block", "ends the session", "closes the connection"]
+)
 def test_a_finaliser_waits_for_no_lock(deed: str) -> None:
     """It may run while its thread holds what the owner of the lock needs to go on."""
     with Stage(lambda: PuppetPeer(content, {})) as stage:
         crowd = Crowd(stage)
         connection = crowd.connection
         follower = crowd.calls[2]
+        block = stage.start(reads_never(crowd.body))
         deeds: dict[str, Callable[[], object]] = {
-            "drops a response": lambda: connection.drop(crowd.dropped),
+            "drops a response": lambda: connection.cancel(crowd.dropped),
             "drops a task": follower.coroutine.close,
+            "drops a block": block.coroutine.close,
             "ends the session": connection.abort,
+            "closes the connection": connection.close,
         }
         with connection.lock:
             in_time(deeds[deed])  # it does not wait for the lock
@@ -440,7 +453,7 @@ def test_a_finaliser_waits_for_no_lock(deed: str) -> None:
             assert len(connection._followers) == 2
             connection._leader = None if deed == "ends the session" else connection._leader
         connection.settle()  # as whoever had the lock
-        if deed == "drops a response":
+        if deed in ("drops a response", "drops a block"):
             assert crowd.dropped.stream is None
             crowd.end()
         elif deed == "drops a task":
@@ -459,7 +472,7 @@ def test_an_interrupt_of_who_sees_to_wishes_loses_neither_them_nor_the_lock() ->
             connection = crowd.connection
             interrupts = Interrupts(number, directories=(sharing.__file__,))
             try:
-                interrupts.run(lambda c=connection, e=crowd.dropped: c.drop(e))  # type: ignore[misc]
+                interrupts.run(lambda c=connection, e=crowd.dropped: c.cancel(e))  # type: ignore[misc]
             except KeyboardInterrupt:
                 pass
             taking = threading.Thread(target=connection.settle, daemon=True)
@@ -492,6 +505,6 @@ def test_an_abort_while_another_one_sees_to_wishes_is_seen(monkeypatch: pytest.M
             assert not connection.is_closed
 
         monkeypatch.setattr(SharedConnection, "_grant", granting)
-        connection.drop(crowd.dropped)
+        connection.cancel(crowd.dropped)
         assert connection.is_closed
         crowd.body._exchange = None

@@ -74,8 +74,6 @@ class HTTP2Body(ResponseBody):
             if not exchange.held:
                 exchange.raise_stopped()
         except BaseException as error:
-            if isinstance(error, GeneratorExit):  # dropped while it waited, perhaps by the collector
-                self._is_reading = False
             self._raise(error)
         finally:
             self._is_reading = False
@@ -95,15 +93,10 @@ class HTTP2Body(ResponseBody):
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.forget_content()
-            if self._is_reading:  # it is the reader who gives up
-                self._connection.cancel(exchange)
-            else:
-                self._connection.drop(exchange)
+            self._connection.cancel(exchange)
 
     def _dropped(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            self._connection.drop(exchange)
+        self._broken_off()
 
     def _cut(self, error: OSError) -> Error:
         exchange = self._exchange
@@ -111,10 +104,7 @@ class HTTP2Body(ResponseBody):
         return ReadError(f"the connection broke inside the body, after {received} bytes: {error.strerror or error}")
 
     async def close(self) -> None:
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.forget_content()
-            self._connection.cancel(exchange)
+        self._broken_off()
 
     def abort(self) -> None:
         exchange = self._exchange

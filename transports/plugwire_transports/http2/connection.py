@@ -71,9 +71,6 @@ class HTTP2Connection(SharedConnection):
             self.cancel(exchange)
             call.check(exchange.phase)
             raise exchange.broken(error, exchange.info) from error
-        except GeneratorExit:  # dropped on the way; perhaps by the collector, inside of a move of this very thread
-            self.drop(exchange)
-            raise
         except BaseException:
             self.cancel(exchange)
             raise
@@ -145,7 +142,7 @@ class HTTP2Connection(SharedConnection):
                 await self._runtime.turn()
                 self._flush()
         except GeneratorExit:
-            raise  # `drop` does it
+            raise  # `cancel` does it
         except BaseException:
             if self._flusher is exchange:
                 self._flush()

@@ -13,12 +13,14 @@ reads, for all: one at a time, the *leader*; the others park as *followers*. The
    Forget this once and everybody waits for ever.
 5. Nobody waits for writability without reading: a peer that has filled our receive buffer may read nothing until we
    do. The leader waits for both while bytes are unsent; who leaves bytes unsent nudges a leader that does not.
-6. Cancelling is one synchronous step: RST_STREAM, forget, write what goes out.
+6. Cancelling is one synchronous step: RST_STREAM, forget, write what goes out. It waits for nobody (rule 8).
 7. `_is_torn` is set while the wire is being moved. Found set under the lock, it means that an interrupt came in
    between: then nobody knows what was said, and the connection ends.
 8. Finalisers and signal handlers run anywhere: inside of a step of their own thread, or of one on another connection,
-   whose lock they hold. So they never wait for the lock. They leave a wish (`_dropped`, `_gone`, `_is_aborted`), say so
-   (`_has_news`), and see to it themselves if the lock is free. Who had the lock looks at `_has_news` after each step.
+   whose lock they hold. So they never wait for the lock. They leave a wish (`_dropped`, `_gone`, `_is_aborted`,
+   `_is_given_up`), say so (`_has_news`), and see to it themselves if the lock is free. Who had the lock looks at
+   `_has_news` after each step. The collector ends blocks too (`async with`, a generator's `with`), so whatever closes
+   or cancels may be in a finaliser and not know it: it always goes by a wish.
 
 The bytes of a new request enter the wire at once. Alone they are written at once too; with other streams open the first
 task lets all that are ready run (`turn`), and writes for everybody who came meanwhile: one record, one system call.
@@ -91,6 +93,7 @@ class SharedConnection(Connection):
         self._dropped: deque[HTTP2Exchange] = deque()  # to be reset
         self._gone: deque[tuple[HTTP2Exchange, Callable[[], bool]]] = deque()  # who waits no more, and for what it did
         self._is_aborted = False
+        self._is_given_up = False  # it is to be closed
         self._is_last = False  # a caller said "Connection: close"
         self._can_nudge = type(stream).nudge is not Stream.nudge
         self._keep_alive = keep_alive
@@ -369,33 +372,18 @@ class SharedConnection(Connection):
     # -- ending ----------------------------------------------------------------------------------------------------
 
     def cancel(self, exchange: HTTP2Exchange) -> None:
-        """Be done with a stream; reset it if it has not ended. One step, without awaiting."""
-        if self._is_inside():
-            self.drop(exchange)
-            return
-        if self._flusher is exchange:  # an interrupt, before it flushed
-            self._flush()
-        if exchange.is_settled:
+        """Be done with a stream; reset it if it has not ended. Never awaits, nor waits for the lock: if somebody is in
+        the midst of a step, it is done after that."""
+        if exchange.is_settled and not (self._is_torn or self._flusher is exchange or self._is_inside()):
             exchange.stream = None  # which knows the exchange: no cycle may be left for the collector
-            if self._is_torn:  # by an interrupt behind our answer, or another thread is at work
-                with self.lock:
-                    if self._is_torn:
-                        self._die(TORN)
-                self.settle()
         else:
-            with self.lock:
-                self._reset(exchange)
+            try:
+                self._dropped.append(exchange)
+            finally:
+                self._has_news = True
+        # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
         if self._has_news:
             self.settle()
-
-    def drop(self, exchange: HTTP2Exchange) -> None:
-        """The same, for finalisers and signal handlers (rule 8): if somebody is in the midst of a step, after that."""
-        try:
-            self._dropped.append(exchange)
-        finally:
-            self._has_news = True
-        # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
-        self.settle()
 
     def _is_inside(self) -> bool:
         """Whether this very thread is in the midst of a step."""
@@ -435,16 +423,19 @@ class SharedConnection(Connection):
                 self._write_out()
                 self._flusher = None
             self._dropped.popleft()
-        if self._is_aborted and self._leader is None:
+        if self._is_given_up:
+            if not (self.is_closed or self._is_torn):
+                self._wire.shutdown()
+            self._die("the connection was closed on this side")
+        elif self._is_aborted and self._leader is None:
             self._die("the connection was closed on this side")
 
     def _reset(self, exchange: HTTP2Exchange) -> None:
-        stream = exchange.stream
-        if stream is None or exchange.is_settled or self.is_closed:
-            exchange.stream = None
-            return
         if self._is_torn:
             self._die(TORN)
+        stream = exchange.stream
+        if stream is None or exchange.is_settled or self.is_closed:
+            exchange.stream = None  # as in `cancel`
             return
         self._was_used()
         self._is_torn = True
@@ -517,11 +508,12 @@ class SharedConnection(Connection):
     def settle(self) -> None:
         """After a step, without the lock: grant the wishes, and tell the pool what it must know."""
         while self._has_news:
-            if (self._dropped or self._gone or self._is_aborted) and not self._tidy():
+            is_over = self._is_aborted or self._is_given_up
+            if (self._dropped or self._gone or is_over) and not self._tidy():
                 return
             self._has_news = False  # first: what is noted from here on is news again
-            is_to_close = self._is_aborted and not self.is_closed and self._leader is None
-            if not (self._dropped or self._gone or is_to_close):
+            is_to_close = self._is_given_up or (self._is_aborted and self._leader is None)
+            if not (self._dropped or self._gone or (is_to_close and not self.is_closed)):
                 self._changed(self)
                 return
             self._has_news = True  # a wish that came just now, and whose owner may have found the lock taken
@@ -535,20 +527,13 @@ class SharedConnection(Connection):
         return is_fresh
 
     def close(self) -> None:
-        if self.is_closed:
-            return
-        if self._is_inside():
-            self._is_aborted = self._has_news = True
-            return
-        with self.lock:
-            if not (self.is_closed or self._is_torn):
-                self._wire.shutdown()
-            self._die("the connection was closed on this side")
-        self.settle()
+        if not self.is_closed:
+            self._is_given_up = self._has_news = True
+            self.settle()
 
     def abort(self) -> None:
         self.stream.abort()
-        # Without a leader nobody would notice, and close it. First noted, then the look, as in `drop`.
+        # Without a leader nobody would notice, and close it. First noted, then the look, as in `cancel`.
         self._is_aborted = self._has_news = True
         self._tidy()
 

@@ -153,14 +153,14 @@ class TunnelStream(Stream):
             self._kept.clear()
             self._unsent = 0
             self._exchange.abort()
-            self._connection.drop(self._exchange)
+            self._connection.cancel(self._exchange)
 
     def abort(self) -> None:
         self._exchange.abort()
 
     def __del__(self) -> None:
         if not getattr(self, "_is_over", True):
-            self._connection.drop(self._exchange)
+            self._connection.cancel(self._exchange)
 
     def extra(self, key: Extra[T], default: T | None = None) -> T | None:
         # TLS here would be that of the proxy, and SOCKET is not this stream's own.
