@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import pytest
 import trio
 
 import plugwire
 from plugwire import Cancelled, Error, Limits, SessionClosed
-from plugwire.call import Call, Scope, racing
+from plugwire.call import Call, Scope, _hands, racing
 from plugwire.drive import drive
+from plugwire.protocols import EVERYTHING
 from plugwire.runtimes import blocking_runtime
 from plugwire.testing import PeerFailure, ScriptedPeer
 from plugwire.testing.peer import Step, expect_end, expect_head, expect_request, send, tell, wait_for
 from test_streams import socket_pair
-from worlds import Outcome, World
+from worlds import PATIENCE, Outcome, World, in_time, join_all, until_it_waits
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
@@ -482,3 +485,113 @@ def test_a_road_that_another_thread_drops_changes_nothing_there() -> None:
     call.cancel()
     mine.abort()
     assert not member.aborts
+
+
+# -- Scope ---------------------------------------------------------------------------------------------------------
+
+
+class Held(Member):
+    """Somebody's abort that another thread is in, as in one that waits for a lock: until the block is left."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self._begun, self._may_go_on = threading.Event(), threading.Event()
+
+    def _hold(self) -> None:
+        self._begun.set()
+        assert self._may_go_on.wait(PATIENCE)
+
+    @contextmanager
+    def aborted_by(self, abort: Callable[[], object]) -> Iterator[None]:
+        thread = threading.Thread(target=abort, daemon=True)
+        thread.start()
+        assert self._begun.wait(PATIENCE)
+        try:
+            yield
+        finally:
+            self._may_go_on.set()
+            join_all([thread])
+
+
+@pytest.mark.parametrize("whose", ["its own", "another"])
+def test_who_leaves_a_scope_waits_for_no_abort_of_others(whose: str) -> None:
+    """That may wait for a lock that this very thread holds: it may be in a finaliser."""
+    held, member = Held(), Member()
+    scope = Scope()
+    scope.abort()
+    theirs = scope if whose == "its own" else Scope()
+    scope._members.add(ref(member))  # just now
+    theirs._members.add(ref(held))
+    with held.aborted_by(theirs.abort):
+        in_time(lambda: scope.discard(member))
+        aborts = member.aborts
+    assert member.aborts == aborts
+
+
+def test_who_leaves_a_scope_that_is_just_aborting_it_waits_until_it_has() -> None:
+    """What was left may be somebody else's at once."""
+    held, scope = Held(), Scope()
+    scope.add(held)
+    leaving = threading.Thread(target=scope.discard, args=(held,), daemon=True)
+    with held.aborted_by(scope.abort):
+        leaving.start()
+        until_it_waits(leaving)
+        assert leaving.is_alive()
+    join_all([leaving])
+
+
+def test_a_member_leaves_its_scope_in_the_midst_of_its_abort() -> None:
+    """A signal handler runs anywhere in its thread."""
+    scope = Scope()
+    member = Member(lambda: scope.discard(member))
+    scope.add(member)
+    in_time(scope.abort)
+    assert (member.aborts, scope._members, _hands) == (1, set(), set())
+
+
+def test_a_dial_ends_while_others_of_its_call_are_being_aborted() -> None:
+    """By a session that is closed in another thread: what it is in may wait for a lock that the dialling one has."""
+    held, calls = Held(), Calls()
+    with ExitStack() as stack:
+
+        class Dialler:
+            name, honours = "dialler", frozenset({EVERYTHING})
+
+            def refuse(self, route: Any) -> None:
+                return None
+
+            async def dial(self, route: Any, connecting: Any) -> Any:
+                calls.seen[0].scope.add(held)
+                stack.enter_context(held.aborted_by(session.close))
+                raise ConnectionRefusedError
+
+        session = stack.enter_context(plugwire.Session(plugins=[calls], transports=[Dialler()]))
+        with pytest.raises(SessionClosed):
+            in_time(lambda: session.get("http://peer.example/"))
+
+
+def test_the_collector_comes_by_where_a_scope_begins_to_abort() -> None:
+    """What it ends may begin to wait, as may other threads meanwhile."""
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            scope.add(late)
+
+    late, threshold = Member(), gc.get_threshold()
+    try:
+        for number in range(1, 60):
+            scope, members = Scope(), [Member() for _ in range(100)]
+            for member in members:
+                scope.add(member)
+            gc.collect()
+            Garbage()
+            gc.set_threshold(number)
+            scope.abort()
+            gc.set_threshold(*threshold)
+            gc.collect()
+            assert [member.aborts for member in members] == [1] * 100
+    finally:
+        gc.set_threshold(*threshold)

@@ -68,22 +68,51 @@ class Scope:
         """`member` does not wait any more."""
         self._members.discard(ref(member))
         if self.is_aborted:
-            with _aborting:  # the abort that had it in hand is over now
-                pass
+            for hand in _hands.copy():
+                if hand.scope is self and hand.holds(member):
+                    with hand.lock:  # this abort is over now
+                        pass
+
+    def forget(self, member: Abortable) -> None:
+        """The same for one that nobody will use again: an abort that has it in hand may go on."""
+        self._members.discard(ref(member))
 
     def abort(self) -> None:
         """Wake all members with an error, and each later one."""
         self.is_aborted = True
-        with _aborting:
-            for reference in tuple(self._members):
-                member = reference()
-                if member is not None and reference in self._members:
-                    member.abort()
+        for reference in self._members.copy():
+            hand = _Hand(self, reference)
+            with hand.lock:
+                try:
+                    _hands.add(hand)  # first, then the look: `discard` does it the other way around
+                    member = reference()
+                    if member is not None and reference in self._members:
+                        member.abort()
+                finally:
+                    _hands.discard(hand)
 
 
-_aborting: Final = threading.RLock()
-"""Held while a scope aborts its members, which never waits. Reentrant: scopes are members of scopes, and a signal
-handler may abort what its own thread is about to discard."""
+class _Hand:
+    """An abort that is under way: of whom, by which scope. `lock` is held until it is over.
+
+    Each has its own, because an abort may run what others wrote: a body of a plugin tells its observers, and these may
+    wait for a lock of theirs. Who holds that one, perhaps in a finaliser, then waits at most for the abort of what he
+    discards himself. Reentrant, because a signal handler may abort what its own thread discards, or discard what its
+    own thread aborts.
+    """
+
+    __slots__ = ("_reference", "lock", "scope")
+
+    def __init__(self, scope: Scope, reference: ref[Abortable]) -> None:
+        self.scope = scope
+        self.lock = threading.RLock()
+        self._reference = reference
+
+    def holds(self, member: Abortable) -> bool:
+        return self._reference() is member
+
+
+_hands: Final[set[_Hand]] = set()
 
 racing: ContextVar[Scope | None] = ContextVar("plugwire_racing", default=None)
 """The scope of the starter that runs in this thread or task, inside of `Runtime.race` or `Runtime.start` of the

@@ -525,7 +525,7 @@ class Engine:
             self.pool.free(slot)
             raise
         finally:
-            self.waits.discard(dialling)
+            self.waits.forget(dialling)
         try:
             if self.watchers is not None and Open in self.watchers:
                 self._tell(Open(time=self.runtime.now(), connection=connection.info, route=route))
