@@ -19,6 +19,7 @@ from plugwire_transports.tls_stream import NOTHING_AT_MOST
 from test_streams import Sharing, echoes, hurried  # noqa: F401  (a fixture)
 from test_tls_worlds import inside_tls, over_tcp
 from tls_peer import CA_PEM, PEER_ADDRESS, Fault, Peer, Wire, secured, server_context
+from worlds import in_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -599,6 +600,99 @@ class Untouchable:
 
     def __call__(self, *_: object) -> Any:
         raise AssertionError("it was called")
+
+
+INSIDE: dict[str, tuple[str, Callable[[TLSStream], object]]] = {
+    "read_now": ("_read", lambda stream: stream.read_now(10)),
+    "receive": ("_read", lambda stream: drive(stream.receive(10, inf))),
+    "receive_into": ("_read", lambda stream: drive(stream.receive_into(memoryview(bytearray(10)), inf))),
+    "write_now": ("_write", lambda stream: stream.write_now(b"x")),
+    "write_now of two": ("_write", lambda stream: stream.write_now([b"x", b"y"])),
+    "unwrap": ("_tls", lambda stream: drive(stream.send_eof(inf))),
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_who_closes_while_another_thread_is_inside_of_openssl_touches_nothing_of_it(inside: str) -> None:
+    """It bears one thread at a time, and two of them crash the process."""
+    kept: list[bool] = []
+    stream, peer, lower = connected()
+    stream._keep_session = lambda: kept.append(True)
+    peer.say(b"content")
+    name, act = INSIDE[inside]
+    anything: Any = stream
+    original = getattr(stream, name)
+    closed: list[bool] = []
+
+    def close() -> None:
+        parts = {part: getattr(stream, part) for part in ("_tls", "_incoming", "_outgoing")}
+        for part in parts:
+            setattr(stream, part, Untouchable())
+        in_time(stream.close)
+        for part, object_ in parts.items():
+            setattr(stream, part, object_)
+        closed.append(lower.is_closed)
+
+    def held(*args: Any) -> Any:
+        close()
+        return original(*args)
+
+    class Unwrapping:
+        def __getattr__(self, name: str) -> Any:
+            if name == "unwrap":
+                anything._tls = original
+                close()
+            return getattr(original, name)
+
+    setattr(stream, name, Unwrapping() if inside == "unwrap" else held)
+    try:
+        act(stream)
+    except ConnectionAbortedError:
+        pass
+    assert closed == [True]
+    assert not (peer.has_ended or peer.error or kept)
+    for act in (INSIDE[each][1] for each in INSIDE):
+        with pytest.raises(ConnectionAbortedError):
+            act(stream)
+
+
+@pytest.mark.parametrize("act", [
+    lambda stream: stream._take(b"x"),
+    lambda stream: stream._push(),
+    lambda stream: stream._answer(),
+    lambda stream: stream.write_now(b"x"),
+    lambda stream: drive(stream.send_eof(inf)),
+])  # fmt: skip
+def test_who_uses_a_stream_that_is_just_being_closed_touches_nothing_of_openssl(act: Any) -> None:
+    """The one who closes is inside of it."""
+    stream, peer, lower = connected()
+    anything: Any = stream
+    tls = stream._tls
+    came: list[Any] = []
+
+    def use() -> None:
+        try:
+            act(stream)
+        except ConnectionAbortedError as error:
+            came.append(error)
+
+    class Unwrapping:
+        def __getattr__(self, name: str) -> Any:
+            if name == "unwrap":
+                parts = {part: getattr(stream, part) for part in ("_tls", "_incoming", "_outgoing")}
+                for part in parts:
+                    setattr(stream, part, Untouchable())
+                in_time(use)
+                came.append("nothing was touched")
+                for part, object_ in parts.items():
+                    setattr(stream, part, object_)
+            return getattr(tls, name)
+
+    anything._tls = Unwrapping()
+    stream.close()
+    assert came[-1] == "nothing was touched"
+    assert peer.has_ended
+    assert lower.is_closed
 
 
 @pytest.mark.parametrize("is_dry", [True, False])

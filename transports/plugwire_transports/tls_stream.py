@@ -23,7 +23,10 @@ OpenSSL has not taken yet, `_outgoing` ciphertext that OpenSSL has made and the 
 
 Forget rule 1 and a reader hangs with its answer in memory; forget 2 and a time-out ruins the connection unseen; forget
 5 and a session ticket stops an upload. `abort` may come from another thread: it swaps `_read`, `_write` and `_pending`,
-one assignment each, and aborts the lower stream; OpenSSL's objects bear one user at a time.
+one assignment each, and aborts the lower stream; OpenSSL's objects bear one user at a time, and two of them crash the
+process. So may `close`, of a connection whose own thread is just reading the rest of a response. Who touches one of
+them marks itself first (`_is_inside`) and then looks whether the stream is closed, or takes `_read` or `_write`;
+`close` does it the other way around. With somebody inside it leaves OpenSSL alone, and the peer hears no close_notify.
 """
 
 from __future__ import annotations
@@ -95,6 +98,7 @@ class TLSStream(Stream):
         self._is_answering = False
         self._write_wants_read = False
         self._is_sound = True
+        self._is_inside = False  # somebody is inside of OpenSSL, or hands down what came out of it
         self._has_said_end = False
         self._is_aborted = False
         self._is_closed = False
@@ -118,11 +122,14 @@ class TLSStream(Stream):
                     raise self._fail(OSError(EPROTO, "TLS: the peer sends records without content, and no end of them"))
                 self._take(data)
             try:
+                self._is_inside = True
                 plain: bytes = self._read(max_bytes)
             except ssl.SSLWantReadError:
                 continue
             except ssl.SSLError as error:
                 plain = self._end(error)
+            finally:
+                self._is_inside = False
             return plain if plain or not max_bytes else self._end(None)
 
     async def receive(self, max_bytes: int, at: float) -> bytes:
@@ -135,11 +142,14 @@ class TLSStream(Stream):
                 self._is_dry = True
                 self._take(await self._lower.receive(RECORDS, at))
             try:
+                self._is_inside = True
                 plain: bytes = self._read(max_bytes)
             except ssl.SSLWantReadError:
                 continue
             except ssl.SSLError as error:
                 plain = self._end(error)
+            finally:
+                self._is_inside = False
             return plain if plain or not max_bytes else self._end(None)
 
     async def receive_into(self, buffer: memoryview, at: float) -> int:
@@ -152,16 +162,20 @@ class TLSStream(Stream):
                 self._is_dry = True
                 self._take(await self._lower.receive(RECORDS, at))
             try:
+                self._is_inside = True
                 size: int = self._read(len(buffer), buffer)
             except ssl.SSLWantReadError:
                 continue
             except ssl.SSLError as error:
                 size = len(self._end(error))
+            finally:
+                self._is_inside = False
             if not size:
                 return len(self._end(None))
             # Whole records that came along: decrypt them into place too. What stops this comes again at the next read.
             while self._incoming.pending and size < len(buffer):
                 try:
+                    self._is_inside = True
                     more: int = self._read(len(buffer) - size, buffer[size:])
                 except ssl.SSLWantReadError:
                     break
@@ -171,6 +185,8 @@ class TLSStream(Stream):
                     except OSError:
                         pass
                     break
+                finally:
+                    self._is_inside = False
                 if not more:
                     self._end(None)
                     break
@@ -182,7 +198,13 @@ class TLSStream(Stream):
         self._is_dry = False
         if not data:
             raise self._fail(ConnectionResetError(ECONNRESET, "the peer closed the connection without close_notify"))
-        self._incoming.write(data)
+        try:
+            self._is_inside = True
+            if self._is_closed:
+                raise _over()
+            self._incoming.write(data)
+        finally:
+            self._is_inside = False
 
     def _take_ahead(self, max_bytes: int) -> bytes:
         data, self._ahead = self._ahead[:max_bytes], self._ahead[max_bytes:]
@@ -206,10 +228,14 @@ class TLSStream(Stream):
     def _answer(self) -> None:
         """Send what a read had to write. If that fails the reading goes on: the next write will tell."""
         try:
+            self._is_inside = True
+            self._check()
             self._lower.write_now(self._outgoing.read())
             self._is_answering = self._lower.unsent > 0
         except OSError:
             self._is_answering = False
+        finally:
+            self._is_inside = False
 
     # -- how it ends ---------------------------------------------------------------------------------------------
 
@@ -228,7 +254,7 @@ class TLSStream(Stream):
     def _fail(self, error: OSError) -> OSError:
         """From now on every read raises the same; `_pending` keeps it from asking the lower stream."""
         self._is_dry = False
-        if not self._is_aborted:
+        if not (self._is_aborted or self._is_closed):
             self._pending = _one
             self._read = _raises(error)
         return error
@@ -240,12 +266,16 @@ class TLSStream(Stream):
         lower = self._lower
         if isinstance(data, bytes) and 0 < len(data) <= BATCH and not self._plain_size and not lower.unsent:
             try:
-                done = self._write(data)
-            except OSError:
-                done = 0
-            if done == len(data):
-                lower.write_now(self._outgoing.read())
-                return
+                self._is_inside = True
+                try:
+                    done = self._write(data)
+                except OSError:
+                    done = 0
+                if done == len(data):
+                    lower.write_now(self._outgoing.read())
+                    return
+            finally:
+                self._is_inside = False
             data = data[done:]
         self._keep(data)
         self._push()
@@ -277,7 +307,14 @@ class TLSStream(Stream):
         while self.unsent:
             await self.wait(False, True, at)
             self._push()
-        self._say_end()
+        if self._is_sound:
+            self._write = _raises(BrokenPipeError(EPIPE, "the sending side was ended"))
+            try:
+                self._is_inside = True
+                self._check()
+                self._say_end()
+            finally:
+                self._is_inside = False
         self._push()
         while self._lower.unsent:
             await self._lower.wait(False, True, at)
@@ -311,38 +348,42 @@ class TLSStream(Stream):
             data = lower.read_now(RECORDS)
             if data is not None:
                 self._take(data)
-        while True:
-            if outgoing.pending or lower.unsent:
-                lower.write_now(outgoing.read())
-            if not plain or lower.unsent or self._write_wants_read:
-                return
-            piece = plain[0]
-            try:
-                done = self._write(piece[:BATCH])
-            except ssl.SSLWantReadError:
-                # OpenSSL must see the same bytes again, and does: they stay first in the queue.
-                self._write_wants_read = True
-                continue
-            except OSError as error:
-                # Nothing that is queued will ever go out.
-                self._is_sound = False
-                plain.clear()
-                self._plain_size = 0
-                if isinstance(error, ssl.SSLError):
-                    raise BrokenPipeError(EPIPE, f"TLS: {in_words(error)}") from error
-                raise
-            self._plain_size -= done
-            if done == len(piece):
-                plain.popleft()
-            else:
-                plain[0] = piece[done:]
+        try:
+            self._is_inside = True
+            self._check()
+            while True:
+                if outgoing.pending or lower.unsent:
+                    lower.write_now(outgoing.read())
+                if not plain or lower.unsent or self._write_wants_read:
+                    return
+                piece = plain[0]
+                try:
+                    done = self._write(piece[:BATCH])
+                except ssl.SSLWantReadError:
+                    # OpenSSL must see the same bytes again, and does: they stay first in the queue.
+                    self._write_wants_read = True
+                    continue
+                except OSError as error:
+                    # Nothing that is queued will ever go out.
+                    self._is_sound = False
+                    plain.clear()
+                    self._plain_size = 0
+                    if isinstance(error, ssl.SSLError):
+                        raise BrokenPipeError(EPIPE, f"TLS: {in_words(error)}") from error
+                    raise
+                self._plain_size -= done
+                if done == len(piece):
+                    plain.popleft()
+                else:
+                    plain[0] = piece[done:]
+        finally:
+            self._is_inside = False
 
     def _say_end(self) -> None:
         """close_notify into `_outgoing`, once."""
-        if self._has_said_end or not self._is_sound:
+        if self._has_said_end:
             return
         self._has_said_end = True
-        self._write = _raises(BrokenPipeError(EPIPE, "the sending side was ended"))
         # unwrap() also looks for the peer's close_notify, and finding content there it breaks the connection for good;
         # so content is taken out of its sight.
         if size := self._tls.pending():
@@ -375,6 +416,15 @@ class TLSStream(Stream):
         if self._is_closed:
             return
         self._is_closed = True
+        self._refuse()
+        if not self._is_inside:
+            self._let_go()
+        self._keep_session = None
+        self._ahead = b""
+        self._lower.close()
+
+    def _let_go(self) -> None:
+        """Be done with OpenSSL, where nobody is inside, nor will be any more."""
         # After a part of what was to be sent close_notify would be a lie: the peer took a cut body for a whole one.
         if self._is_sound and not self.unsent:
             try:
@@ -382,15 +432,11 @@ class TLSStream(Stream):
                 self._lower.write_now(self._outgoing.read())
             except OSError:
                 pass
-        self._refuse()
         if self._keep_session is not None and self._is_sound:
             self._keep_session()
-        self._keep_session = None
         self._plain.clear()
         self._plain_size = 0
-        self._ahead = b""
         self._incoming.read()
-        self._lower.close()
 
     def abort(self) -> None:
         self._is_aborted = True
