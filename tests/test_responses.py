@@ -505,3 +505,23 @@ def test_the_body_of_a_response_can_be_wrapped() -> None:
     response.body = response.body
     assert not response.is_read
     assert drive(response.read()) == b"hello"
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_a_stream_that_is_just_being_closed_is_not_to_be_had(end: str) -> None:
+    """A session ends in another thread, and all the streams that nobody has taken."""
+    refusals: list[UsageError] = []
+
+    class Closing:
+        def close(self) -> None:
+            with pytest.raises(UsageError, match="taken already") as caught:
+                response.take_stream()
+            refusals.append(caught.value)
+
+    anything: Any = Closing()
+    response = AsyncResponse(101, stream=anything)
+    if end == "close":
+        drive(response.close())
+    else:
+        response.abort()
+    assert len(refusals) == 1

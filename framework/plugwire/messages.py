@@ -655,9 +655,7 @@ class AsyncResponse(ResponseBase):
 
     async def close(self) -> None:
         """Be done with it, in whatever state it is. Idempotent."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._close_stream()
         if self._state in (BodyState.UNREAD, BodyState.READING):
             body = cast("Body", self._body)
             if self._is_busy:
@@ -668,13 +666,17 @@ class AsyncResponse(ResponseBase):
 
     def abort(self) -> None:
         """Be done with it at once, without waiting: whoever reads is woken with an error, the connection is dropped."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        self._close_stream()
         if self._state in (BodyState.UNREAD, BodyState.READING):
             if not self._is_busy:
                 self._state = BodyState.CLOSED
             cast("Body", self._body).abort()
+
+    def _close_stream(self) -> None:
+        # First taken, because who takes it in another thread, or a handler in this one, may come by while it is closed.
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     async def __aenter__(self) -> Self:
         return self
