@@ -7,12 +7,15 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from errno import EPIPE
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import plugwire
 from h2_puppet import PuppetPeer, PuppetWaiter, Stage, Task, Wait
+from plugwire.drive import drive
 from plugwire.protocols import Busy, Refused
 from plugwire.testing.interrupts import Interrupts
 from plugwire_transports.http2 import sharing
@@ -487,6 +490,22 @@ def test_an_interrupt_of_who_sees_to_wishes_loses_neither_them_nor_the_lock() ->
         if not interrupts.was_raised:
             break
         number += 1
+    assert number > 20
+
+
+def test_an_interrupt_of_a_cancel_leaves_no_wish() -> None:
+    """It would hold the connection, and its place in the pool, until the collector comes by."""
+    for number in count(1):
+        with Stage(lambda: PuppetPeer(content, {})) as stage:
+            crowd = Crowd(stage)
+            interrupts = Interrupts(number, directories=(str(Path(sharing.__file__).parent),))
+            try:
+                interrupts.run(lambda body=crowd.body: drive(body.close()))  # type: ignore[misc]
+            except KeyboardInterrupt:
+                pass
+            assert not crowd.connection._dropped, interrupts.where
+        if not interrupts.was_raised:
+            break
     assert number > 20
 
 

@@ -376,14 +376,18 @@ class SharedConnection(Connection):
         the midst of a step, it is done after that."""
         if exchange.is_settled and not (self._is_torn or self._flusher is exchange or self._is_inside()):
             exchange.stream = None  # which knows the exchange: no cycle may be left for the collector
-        else:
-            try:
-                self._dropped.append(exchange)
-            finally:
-                self._has_news = True
-        # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
-        if self._has_news:
+            if self._has_news:
+                self.settle()
+            return
+        try:
+            self._dropped.append(exchange)
+            self._has_news = True
+            # Perhaps nobody else holds the connection any more: then the pool takes it now, or it is lost.
             self.settle()
+        except BaseException:  # an interrupt; and a wish that nobody grants is such a cycle, too
+            self._has_news = True
+            self.settle()
+            raise
 
     def _is_inside(self) -> bool:
         """Whether this very thread is in the midst of a step."""
