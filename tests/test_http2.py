@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hyperframe.frame import DataFrame, RstStreamFrame
+from hyperframe.frame import DataFrame, GoAwayFrame, RstStreamFrame
 
 import plugwire
 from h2_peer import Conversation, H2Peer
@@ -154,3 +154,19 @@ async def test_a_refused_stream_is_asked_again(world: World) -> None:
     with H2Peer(script) as peer:
         async with world.session(http_versions=H2) as session:
             assert (await session.post(peer.url, content=b"data")).text == "done"
+
+
+async def test_a_session_that_ends_takes_its_leave(world: World) -> None:
+    """RFC 9113, 6.8."""
+    codes: list[int] = []
+
+    def script(h2: Conversation) -> None:
+        stream, _ = h2.await_headers()
+        h2.respond(stream, 200, b"done")
+        codes.append(h2.await_frame(GoAwayFrame).error_code)
+        h2.await_end()
+
+    with H2Peer(script) as peer:
+        async with world.session(http_versions=H2) as session:
+            assert (await session.get(peer.url)).text == "done"
+    assert codes == [0]
