@@ -427,12 +427,14 @@ class SharedConnection(Connection):
                 self._write_out()
                 self._flusher = None
             self._dropped.popleft()
-        if self._is_given_up:
-            if not (self.is_closed or self._is_torn):
+        if self._is_to_close():
+            if self._is_given_up and not self._is_torn:
                 self._wire.shutdown()
             self._die("the connection was closed on this side")
-        elif self._is_aborted and self._leader is None:
-            self._die("the connection was closed on this side")
+
+    def _is_to_close(self) -> bool:
+        """Whether that is a wish. After an abort the leader hears of it from the stream, and closes."""
+        return not self.is_closed and (self._is_given_up or (self._is_aborted and self._leader is None))
 
     def _reset(self, exchange: HTTP2Exchange) -> None:
         if self._is_torn:
@@ -516,8 +518,7 @@ class SharedConnection(Connection):
             if (self._dropped or self._gone or is_over) and not self._tidy():
                 return
             self._has_news = False  # first: what is noted from here on is news again
-            is_to_close = self._is_given_up or (self._is_aborted and self._leader is None)
-            if not (self._dropped or self._gone or (is_to_close and not self.is_closed)):
+            if not (self._dropped or self._gone or self._is_to_close()):
                 self._changed(self)
                 return
             self._has_news = True  # a wish that came just now, and whose owner may have found the lock taken
