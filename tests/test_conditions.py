@@ -273,10 +273,6 @@ async def test_what_keeps_a_field_from_being_looked_for_leaves_nothing_open(worl
         def around_read(self, body: Any) -> Any:
             raise AssertionError
 
-        @hookimpl(stage="call")
-        async def around_call(self, request: Any, call_next: Any) -> Any:
-            return await call_next(request)
-
         @hookimpl(stage="sign")
         async def around_send(self, request: Any, call_next: Any) -> Any:
             response = await call_next(request)
@@ -367,11 +363,7 @@ async def waits(self: Any, response: Any) -> bool:
         ("around_read", {"if_request": lambda self, request, call: True}, "if_request means nothing"),
         ("around_send", {"if_response": waits}, r"if_response must be a plain function of \(self, response\)"),
         ("around_send", {"if_response": 503}, "if_response must be a plain function"),
-        (
-            "around_send",
-            {"if_response": "no name"},
-            "if_response must be .*, the name of a field or a set",
-        ),
+        ("around_send", {"if_response": "no name"}, "if_response must be .*, the name of a field or a set"),
         ("around_send", {"if_response": {"503"}}, "if_response must be a plain function"),
         ("around_send", {"if_response": {503, 5030}}, "if_response must be a plain function"),
         ("around_send", {"if_response": {True}}, "if_response must be a plain function"),

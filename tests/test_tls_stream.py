@@ -651,9 +651,9 @@ def test_who_closes_while_another_thread_is_inside_of_openssl_touches_nothing_of
         pass
     assert closed == [True]
     assert not (peer.has_ended or peer.error or kept)
-    for act in (INSIDE[each][1] for each in INSIDE):
+    for _, later in INSIDE.values():
         with pytest.raises(ConnectionAbortedError):
-            act(stream)
+            later(stream)
 
 
 @pytest.mark.parametrize("act", [

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 PATIENCE: Final = 30.0
 """Seconds after which something that must happen counts as missing. Nothing waits so long when all is well."""
 
-
 A_MOMENT: Final = 0.05
 """Seconds within which a connection is accepted where all is well."""
 
@@ -80,11 +79,12 @@ class Loopback(ABC):
 
     def wait_closed(self, patience: float = PATIENCE) -> bool:
         """Wait until every connection is closed on this side too, also one that the client has opened and closed and
-        that is still to be accepted; False if `patience` seconds were not enough for one of the two.
+        that is still to be accepted; False if `patience` seconds were not enough for one of the two. A moment is always
+        taken to ask who accepts.
         """
         if self._listener is not None:
             try:
-                self._knock(max(patience, A_MOMENT))  # or who asks again and again, with no patience, never learns it
+                self._knock(max(patience, A_MOMENT))  # or who asks with no patience never learns it
             except TimeoutError:
                 return False
             except ConnectionError:  # closed meanwhile
@@ -114,8 +114,8 @@ class Loopback(ABC):
 
     def close(self) -> None:
         """Close every connection and end every thread. Idempotent."""
-        is_listening, self._listener = self._listener is not None, None
-        if not is_listening or self._acceptor is None:
+        listener, self._listener = self._listener, None
+        if listener is None or self._acceptor is None:
             return
         try:
             self._knock(None, is_last=True)
